@@ -1,0 +1,130 @@
+"""Every error that Managed Models raises on purpose, as one tree.
+
+ManagedModelsError
+├── BadInput             an argument, option or input that cannot be used
+│   ├── NotAvailable     an ability that this version does not have
+│   └── InvalidOutputName
+├── ModelNotFound        no file, name or version like that
+├── AmbiguousModel       the name fits several files
+├── FileError            the file cannot be read or written
+│   ├── NotSafetensors   another kind of file: says which
+│   └── InvalidHeader    a safetensors file, but broken: says where
+├── Incompatible         the model cannot be used on this machine
+├── LoadFailed           the host refused the file
+├── QuantizeError
+│   ├── NothingToQuantize
+│   ├── AlreadyQuantized
+│   ├── NonFiniteWeights
+│   ├── OutputExists
+│   └── NotEnoughDisk
+├── Cancelled            a person stopped the job; nothing was left behind
+├── HostBusy             a prompt is running: try again when it is done
+├── HostRequired         needs a running ComfyUI
+└── ServerError          a running ComfyUI could not be asked, or said no
+
+Each carries ``code`` (stable, for scripts), ``message`` (what was given and
+what was expected), ``remedy`` (what to do) and ``details`` (JSON-safe facts).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ManagedModelsError(Exception):
+    """Base of the tree. ``str(error)`` is the message followed by the remedy."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, remedy: str = "", **details: Any) -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+        self.details = details
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ``{"code", "message", "details"}`` shape that the command line prints."""
+        return {"code": self.code, "message": str(self), "details": self.details}
+
+
+class BadInput(ManagedModelsError):
+    code = "bad_input"
+
+
+class NotAvailable(BadInput):
+    code = "not_available"
+
+
+class InvalidOutputName(BadInput):
+    code = "invalid_output_name"
+
+
+class ModelNotFound(ManagedModelsError):
+    code = "model_not_found"
+
+
+class AmbiguousModel(ManagedModelsError):
+    code = "ambiguous_model"
+
+
+class FileError(ManagedModelsError):
+    code = "file_error"
+
+
+class NotSafetensors(FileError):
+    code = "not_safetensors"
+
+
+class InvalidHeader(FileError):
+    code = "invalid_header"
+
+
+class Incompatible(ManagedModelsError):
+    code = "incompatible"
+
+
+class LoadFailed(ManagedModelsError):
+    code = "load_failed"
+
+
+class QuantizeError(ManagedModelsError):
+    code = "quantize_failed"
+
+
+class NothingToQuantize(QuantizeError):
+    code = "nothing_to_quantize"
+
+
+class AlreadyQuantized(QuantizeError):
+    code = "already_quantized"
+
+
+class NonFiniteWeights(QuantizeError):
+    code = "nonfinite_weights"
+
+
+class OutputExists(QuantizeError):
+    code = "output_exists"
+
+
+class NotEnoughDisk(QuantizeError):
+    code = "not_enough_disk"
+
+
+class Cancelled(ManagedModelsError):
+    code = "cancelled"
+
+
+class HostBusy(ManagedModelsError):
+    code = "host_busy"
+
+
+class HostRequired(ManagedModelsError):
+    code = "host_required"
+
+
+class ServerError(ManagedModelsError):
+    code = "server_error"
