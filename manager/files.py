@@ -1,0 +1,66 @@
+"""A file's identity without reading it, and the sweep of temporary files that nobody owns any more."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from .errors import ModelNotFound
+from .formats.writer import TEMPORARY_SUFFIX, temporary_owner
+
+STALE_AFTER_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class FileIdentity:
+    """Path, size in bytes and modification time in ns: a change of any makes it another file."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileIdentity:
+        """Look at the file now.
+
+        Raises:
+            ModelNotFound: it is not there.
+        """
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise ModelNotFound(
+                f"There is no file at {path}.", "Check the path, or download the model first."
+            ) from error
+        return cls(path, status.st_size, status.st_mtime_ns)
+
+    @property
+    def key(self) -> str:
+        """One line that changes when the file does."""
+        return f"{self.path}|{self.size}|{self.mtime_ns}"
+
+
+def find_stale_temporaries(folders: Iterable[Path], now: float | None = None) -> list[Path]:
+    """Return our temporary files below ``folders`` whose process is gone and that rest for an hour."""
+    now = time.time() if now is None else now
+    stale: list[Path] = []
+    for folder in folders:
+        for root, _, names in os.walk(folder):
+            for name in names:
+                if not name.endswith(TEMPORARY_SUFFIX):
+                    continue
+                path = Path(root, name)
+                owner = temporary_owner(path)
+                if owner is None or psutil.pid_exists(owner):
+                    continue
+                try:
+                    if now - path.stat().st_mtime > STALE_AFTER_SECONDS:
+                        stale.append(path)
+                except OSError:
+                    continue
+    return stale
