@@ -1,0 +1,151 @@
+"""The quantization of a file: the layer markers that ComfyUI reads, and the precision in words."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import InvalidHeader
+from ..formats.dtypes import dtype_name
+from ..formats.safetensors import Header, TensorInfo
+from ..model import QuantizationType
+
+LAYER_MARKER = ".comfy_quant"
+FILE_MARKER = "_quantization_metadata"
+OLD_MARKER = "scaled_fp8"
+_OLD_SCALE = ".scale_weight"
+# Tensors that describe quantized weights and are no weights themselves.
+SIDE_SUFFIXES = (
+    LAYER_MARKER,
+    ".weight_scale",
+    ".weight_scale_2",
+    ".input_scale",
+    _OLD_SCALE,
+    ".scale_input",
+    ".weight_s_rel",
+    ".weight_s_channel",
+    ".weight_codebook",
+    ".pre_quant_scale",
+)
+_MAX_MARKER_BYTES = 64 * 1024
+
+# ComfyUI's name of a layer's format -> ours.
+COMFY_FORMATS: dict[str, QuantizationType] = {
+    "float8_e4m3fn": QuantizationType.FP8_E4M3,
+    "float8_e5m2": QuantizationType.FP8_E5M2,
+    "int8_tensorwise": QuantizationType.INT8,
+    "mxfp8": QuantizationType.MXFP8,
+    "nvfp4": QuantizationType.NVFP4,
+    "convrot_w4a4": QuantizationType.W4A4,
+    "asym_w4a8_int8": QuantizationType.W4A8,
+}
+_DTYPE_QUANTIZATION: dict[str, QuantizationType] = {
+    "F16": QuantizationType.FP16,
+    "BF16": QuantizationType.BF16,
+    "F8_E4M3": QuantizationType.FP8_E4M3,
+    "F8_E5M2": QuantizationType.FP8_E5M2,
+    "I8": QuantizationType.INT8,
+}
+_WORDS: dict[QuantizationType, str] = {
+    QuantizationType.FP8_E4M3: "fp8_e4m3fn, scaled",
+    QuantizationType.FP8_E5M2: "fp8_e5m2, scaled",
+}
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the weights are stored: our type, words for people, and how many layers carry a marker."""
+
+    type: QuantizationType
+    precision: str
+    layers: int
+
+
+def is_side_tensor(name: str) -> bool:
+    """Tell whether a tensor only describes another one's quantization."""
+    return name.endswith(SIDE_SUFFIXES) or name.rpartition(".")[2] == OLD_MARKER
+
+
+def read_layer_formats(header: Header) -> dict[str, QuantizationType]:
+    """Return each marked layer and its format, reading only the few marker bytes.
+
+    Raises:
+        InvalidHeader: a marker cannot be read.
+    """
+    conf = _file_marker(header)
+    if conf is None:
+        conf = _layer_markers(header)
+    formats = {layer: _format_of(entry) for layer, entry in conf.items()}
+    if any(name.rpartition(".")[2] == OLD_MARKER for name in header.tensors):
+        for name in header.tensors:
+            if name.endswith(_OLD_SCALE):
+                formats.setdefault(name[: -len(_OLD_SCALE)], QuantizationType.FP8_E4M3)
+    return formats
+
+
+def find_quantization(
+    header: Header, weights: Mapping[str, TensorInfo], formats: Mapping[str, QuantizationType]
+) -> Quantization:
+    """Return the quantization of ``weights``, a part of the file, given its marked layers."""
+    marked = Counter(formats.values())
+    if marked:
+        kind = marked.most_common(1)[0][0]
+        words = _WORDS.get(kind, kind.value)
+        if len(marked) > 1:
+            words = "mixed: " + ", ".join(_WORDS.get(k, k.value) for k, _ in marked.most_common())
+        return Quantization(kind, words, sum(marked.values()))
+    elements: Counter[str] = Counter()
+    for info in weights.values():
+        elements[info.dtype] += info.elements
+    if not elements:
+        return Quantization(QuantizationType.NONE, "no weights", 0)
+    dtype = elements.most_common(1)[0][0]
+    return Quantization(_DTYPE_QUANTIZATION.get(dtype, QuantizationType.NONE), dtype_name(dtype), 0)
+
+
+def _format_of(entry: Mapping[str, object]) -> QuantizationType:
+    name = str(entry.get("format", ""))
+    kind = COMFY_FORMATS.get(name, QuantizationType.NONE)
+    params = entry.get("params")
+    rotated = entry.get("convrot") or (isinstance(params, dict) and params.get("convrot"))
+    return QuantizationType.INT8_CONVROT if kind is QuantizationType.INT8 and rotated else kind
+
+
+def _file_marker(header: Header) -> dict[str, Mapping[str, object]] | None:
+    text = header.metadata.get(FILE_MARKER)
+    if text is None:
+        return None
+    try:
+        layers = json.loads(text)["layers"]
+        return {str(layer): dict(entry) for layer, entry in layers.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _broken(header, FILE_MARKER) from error
+
+
+def _layer_markers(header: Header) -> dict[str, Mapping[str, object]]:
+    names = [name for name in header.tensors if name.endswith(LAYER_MARKER)]
+    if not names:
+        return {}
+    conf: dict[str, Mapping[str, object]] = {}
+    with open(header.path, "rb") as file:
+        for name in names:
+            info = header.tensors[name]
+            if info.nbytes > _MAX_MARKER_BYTES:
+                raise _broken(header, name)
+            file.seek(header.data_start + info.start)
+            try:
+                conf[name[: -len(LAYER_MARKER)]] = dict(json.loads(file.read(info.nbytes)))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise _broken(header, name) from error
+    return conf
+
+
+def _broken(header: Header, name: str) -> InvalidHeader:
+    return InvalidHeader(
+        f"{header.path.name} has a quantization marker that cannot be read: {name!r}.",
+        "Get the file again, or quantize the original once more.",
+        problem="quantization_marker",
+        tensor=name,
+    )
