@@ -1,0 +1,119 @@
+"""Facts about the machine that need neither ComfyUI nor an import of torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import platform
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from .host import Gpu, ProcessMemory
+
+
+class TorchBuild(NamedTuple):
+    """What an installed torch says of itself; None where it has no such backend."""
+
+    version: str
+    cuda: str | None
+    hip: str | None
+    xpu: str | None
+
+
+def torch_build() -> TorchBuild | None:
+    """Read the version file of the installed torch without importing it; None when there is none."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.origin:
+        return None
+    try:
+        tree = ast.parse(Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"))
+    except (OSError, SyntaxError):
+        return None
+    return _read_build(tree)
+
+
+def _read_build(tree: ast.Module) -> TorchBuild | None:
+    values: dict[str, Any] = {}
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign):
+            target: ast.expr = node.target
+        elif isinstance(node, ast.Assign):
+            target = node.targets[0]
+        else:
+            continue
+        if isinstance(target, ast.Name) and isinstance(node.value, ast.Constant):
+            values[target.id] = node.value.value
+    version = values.get("__version__")
+    if not isinstance(version, str):
+        return None
+    return TorchBuild(version, values.get("cuda"), values.get("hip"), values.get("xpu"))
+
+
+def nvidia_gpus() -> tuple[Gpu, ...]:
+    """Ask the NVIDIA driver for its cards; none where there is no driver or no nvidia-ml-py."""
+    try:
+        import pynvml
+    except ImportError:
+        return ()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return ()
+    try:
+        return tuple(_nvidia_gpu(pynvml, i) for i in range(pynvml.nvmlDeviceGetCount()))
+    except pynvml.NVMLError:
+        return ()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _nvidia_gpu(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    name = nvml.nvmlDeviceGetName(handle)
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return Gpu(
+        name=name.decode() if isinstance(name, bytes) else name,
+        backend="cuda",
+        total_bytes=int(memory.total),
+        free_bytes=int(memory.free),
+        compute_capability=f"{major}.{minor}",
+    )
+
+
+def torch_gpus(torch: Any) -> tuple[Gpu, ...]:
+    """Ask an imported torch for the cards that it sees."""
+    for backend in ("cuda", "xpu"):
+        module = getattr(torch, backend, None)
+        if module is not None and module.is_available():
+            name = "rocm" if backend == "cuda" and torch.version.hip else backend
+            return tuple(_torch_gpu(module, name, i) for i in range(module.device_count()))
+    return ()
+
+
+def _torch_gpu(module: Any, backend: str, index: int) -> Gpu:
+    properties = module.get_device_properties(index)
+    capability = None
+    if backend == "cuda":
+        capability = f"{properties.major}.{properties.minor}"
+    try:
+        free, total = module.mem_get_info(index)
+    except (AttributeError, RuntimeError):  # a backend or driver that does not tell
+        free, total = None, properties.total_memory
+    return Gpu(properties.name, backend, int(total), free, capability)
+
+
+def apple_gpus(total_ram: int, available_ram: int) -> tuple[Gpu, ...]:
+    """Return the GPU of an Apple Silicon Mac, which shares the machine's memory."""
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return (Gpu("Apple Silicon", "mps", total_ram, available_ram),)
+    return ()
+
+
+def process_memory() -> ProcessMemory:
+    """Return this process's memory; the mapped part is known on Linux."""
+    info = psutil.Process().memory_info()
+    return ProcessMemory(info.rss, getattr(info, "shared", None))

@@ -1,0 +1,215 @@
+"""What the manager asks of the machine it runs on, and the frozen snapshots that it gets back.
+
+Two hosts obey this protocol: ``comfy_host`` inside ComfyUI, ``local_host`` everywhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from .formats.safetensors import Header
+from .identify import Detection
+from .units import to_gb
+
+DEFAULT = "default"
+AS_STORED = "as_stored"
+WEIGHT_DTYPES = (
+    DEFAULT,
+    AS_STORED,
+    "fp8_e4m3fn",
+    "fp8_e4m3fn_fast",
+    "fp8_e5m2",
+    "bf16",
+    "fp16",
+    "fp32",
+)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One accelerator. Bytes; ``compute_capability`` such as ``8.9`` on NVIDIA, None elsewhere."""
+
+    name: str
+    backend: str
+    total_bytes: int
+    free_bytes: int | None
+    compute_capability: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        free = None if self.free_bytes is None else to_gb(self.free_bytes)
+        return {
+            "name": self.name,
+            "total_memory_gb": to_gb(self.total_bytes),
+            "free_memory_gb": free,
+            "compute_capability": self.compute_capability,
+            "backend": self.backend,
+        }
+
+
+@dataclass(frozen=True)
+class SystemSnapshot:
+    """The machine at one moment. Versions are None when the software is not there.
+
+    Attributes:
+        host: ``ComfyUI 0.33.0``, or ``this machine`` outside ComfyUI.
+        knows_comfyui: whether ComfyUI's own torch, kernels and flags were asked.
+        device: the backend that models run on: cuda, rocm, xpu, mps or cpu.
+    """
+
+    host: str
+    knows_comfyui: bool
+    platform: str
+    python_version: str
+    torch_version: str | None
+    cuda_version: str | None
+    device: str
+    gpus: tuple[Gpu, ...]
+    total_ram_bytes: int
+    available_ram_bytes: int
+    cpu_count: int
+    comfyui_version: str | None = None
+    extensions: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the shape that ``get_system_info`` promises, figures in GB."""
+        return {
+            "host": self.host,
+            "platform": self.platform,
+            "python_version": self.python_version,
+            "pytorch_version": self.torch_version,
+            "cuda_available": self.device == "cuda" and self.cuda_version is not None,
+            "cuda_version": self.cuda_version,
+            "device": self.device,
+            "comfyui_version": self.comfyui_version,
+            "total_ram_gb": to_gb(self.total_ram_bytes),
+            "available_ram_gb": to_gb(self.available_ram_bytes),
+            "cpu_count": self.cpu_count,
+            "gpu_devices": [gpu.to_dict() for gpu in self.gpus],
+        }
+
+
+class ModelFolder(NamedTuple):
+    """One of the host's folders: its type (``diffusion_models``) and where it is."""
+
+    type: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that a host offers: ``name`` is relative to its folder, as stock loaders write it."""
+
+    folder: str
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class LoadRequest:
+    """One load. ``checkpoint`` says that VAE and text encoders may be inside."""
+
+    path: Path
+    checkpoint: bool
+    weight_dtype: str = DEFAULT
+    stored_dtype: str = ""
+
+
+@dataclass(frozen=True)
+class LoadedParts:
+    """What a load gave: ComfyUI's MODEL, CLIP and VAE, or tensors by name outside ComfyUI."""
+
+    model: Any
+    clip: Any = None
+    vae: Any = None
+    dtype: str = ""
+    device: str = "cpu"
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ResidentModel:
+    """A model in memory. Bytes; ``path`` is None when nobody recorded its file."""
+
+    id: str
+    title: str
+    path: Path | None
+    device: str
+    size_bytes: int
+    loaded_bytes: int
+    ram_bytes: int
+    kind: str = "static"
+
+    def to_dict(self) -> dict[str, Any]:
+        facts = dataclasses.asdict(self)
+        facts["path"] = None if self.path is None else str(self.path)
+        return facts
+
+
+@dataclass(frozen=True)
+class ProcessMemory:
+    """Memory of this process in bytes: resident, and the part that maps files (None if unknown)."""
+
+    rss_bytes: int
+    mapped_bytes: int | None
+
+
+class Host(Protocol):
+    """The machine. Implementations are safe to call from any thread."""
+
+    @property
+    def name(self) -> str:
+        """``ComfyUI 0.33.0``, or ``this machine``."""
+
+    def system(self) -> SystemSnapshot:
+        """Look at the machine now."""
+
+    def folders(self) -> Sequence[ModelFolder]:
+        """Return where models are, in the host's order of preference."""
+
+    def folder_types(self) -> Sequence[str]:
+        """Return the folder types that hold models."""
+
+    def names(self, folder: str) -> Sequence[str]:
+        """Return the model files of one folder type, sorted, relative, as stock loaders list them."""
+
+    def locate(self, folder: str, name: str) -> Path | None:
+        """Return where the file is that :meth:`names` gave, the first of two; None if it is gone."""
+
+    def detect(self, header: Header) -> Detection | None:
+        """Recognise a diffusion model from its header, or return None."""
+
+    def load(self, request: LoadRequest) -> LoadedParts:
+        """Load the file.
+
+        Raises:
+            LoadFailed: the host refused it.
+        """
+
+    def resident(self) -> Sequence[ResidentModel]:
+        """Return the models in memory, most recently used first."""
+
+    def unload(self, ids: Sequence[str]) -> Mapping[str, int]:
+        """Take the models with these ids out of the device's memory.
+
+        Returns:
+            Bytes of device memory given back, by id; ids that are not in memory are left out.
+
+        Raises:
+            HostBusy: a prompt is running.
+        """
+
+    def unload_all(self) -> None:
+        """Let go of every model and every cached result, once the running prompt is done."""
+
+    def memory(self) -> ProcessMemory:
+        """Return the memory of this process."""
+
+    def throw_if_cancelled(self) -> None:
+        """Raise the host's own interrupt when a person asked to stop."""
+
+    def progress(self, done: int, total: int) -> None:
+        """Show how far a long job is, in bytes."""

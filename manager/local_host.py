@@ -1,0 +1,189 @@
+"""The host without ComfyUI: the command line, scripts and tests."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from .errors import BadInput, Cancelled, HostRequired, LoadFailed
+from .formats.safetensors import Header
+from .hardware import apple_gpus, nvidia_gpus, process_memory, torch_build, torch_gpus
+from .host import (
+    AS_STORED,
+    DEFAULT,
+    WEIGHT_DTYPES,
+    Gpu,
+    LoadedParts,
+    LoadRequest,
+    ModelFolder,
+    ProcessMemory,
+    ResidentModel,
+    SystemSnapshot,
+)
+from .identify import Detection
+from .model import FOLDER_ALIASES, FOLDER_TYPES, MODEL_SUFFIXES
+
+_TORCH_DTYPES = {
+    "fp8_e4m3fn": "float8_e4m3fn",
+    "fp8_e4m3fn_fast": "float8_e4m3fn",
+    "fp8_e5m2": "float8_e5m2",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp32": "float32",
+}
+
+
+class LocalHost:
+    """Obeys :class:`Host` on the bare machine. Models load as dictionaries of tensors.
+
+    Args:
+        roots: folders with models; one with ComfyUI's sub-folders is read like ``models``.
+        on_progress: called with bytes done and bytes in all during long jobs.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Path] = (),
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._roots = [Path(root) for root in roots]
+        self._on_progress = on_progress
+        self._cancel = threading.Event()
+        self._loaded: dict[str, tuple[Path, dict[str, Any], int]] = {}
+
+    @property
+    def name(self) -> str:
+        return "this machine"
+
+    def system(self) -> SystemSnapshot:
+        memory = psutil.virtual_memory()
+        build = torch_build()
+        gpus = self._gpus(memory.total, memory.available)
+        return SystemSnapshot(
+            host=self.name,
+            knows_comfyui=False,
+            platform=f"{platform.system()} {platform.release()}",
+            python_version=platform.python_version(),
+            torch_version=build.version if build else None,
+            cuda_version=build.cuda if build else None,
+            device=gpus[0].backend if gpus else "cpu",
+            gpus=gpus,
+            total_ram_bytes=memory.total,
+            available_ram_bytes=memory.available,
+            cpu_count=os.cpu_count() or 1,
+        )
+
+    @staticmethod
+    def _gpus(total_ram: int, available_ram: int) -> tuple[Gpu, ...]:
+        torch = sys.modules.get("torch")
+        build = torch_build()
+        if torch is None and build and (build.hip or build.xpu):
+            import torch  # only torch can tell about these cards
+        if torch is not None:
+            found = torch_gpus(torch)
+            if found:
+                return found
+        return nvidia_gpus() or apple_gpus(total_ram, available_ram)
+
+    def folders(self) -> Sequence[ModelFolder]:
+        found: list[ModelFolder] = []
+        for root in self._roots:
+            known = [name for name in FOLDER_TYPES if (root / name).is_dir()]
+            if known:
+                found += [ModelFolder(FOLDER_ALIASES.get(n, n), root / n) for n in known]
+            else:
+                found.append(ModelFolder(FOLDER_ALIASES.get(root.name, root.name), root))
+        return found
+
+    def folder_types(self) -> Sequence[str]:
+        return list(dict.fromkeys(folder.type for folder in self.folders()))
+
+    def names(self, folder: str) -> Sequence[str]:
+        return sorted({name for kind, path in self.folders() if kind == folder for name in _walk(path)})
+
+    def locate(self, folder: str, name: str) -> Path | None:
+        candidates = (path / name for kind, path in self.folders() if kind == folder)
+        return next((path for path in candidates if path.is_file()), None)
+
+    def detect(self, header: Header) -> Detection | None:
+        return None
+
+    def load(self, request: LoadRequest) -> LoadedParts:
+        if request.weight_dtype not in WEIGHT_DTYPES:
+            raise BadInput(
+                f"weight_dtype is {request.weight_dtype!r}.", f"Use one of {', '.join(WEIGHT_DTYPES)}."
+            )
+        try:
+            import torch
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise HostRequired(
+                "Loading a model needs PyTorch, which is not installed here.",
+                'Install it with: pip install "managed-models[torch]"',
+            ) from error
+        try:
+            tensors = load_file(request.path)
+        except Exception as error:  # the library has no error class of its own for broken files
+            raise LoadFailed(
+                f"{request.path.name} could not be loaded: {error}.", "Check the file."
+            ) from error
+        if request.weight_dtype not in (DEFAULT, AS_STORED):
+            dtype = getattr(torch, _TORCH_DTYPES[request.weight_dtype])
+            tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
+        size = sum(t.nbytes for t in tensors.values())
+        self._loaded[str(id(tensors))] = (request.path, tensors, size)
+        return LoadedParts(tensors, dtype=request.weight_dtype, size_bytes=size)
+
+    def resident(self) -> Sequence[ResidentModel]:
+        return [
+            ResidentModel(key, path.stem, path, "cpu", size, 0, size)
+            for key, (path, _, size) in reversed(self._loaded.items())
+        ]
+
+    def unload(self, ids: Sequence[str]) -> Mapping[str, int]:
+        return {key: self._loaded.pop(key)[2] for key in ids if key in self._loaded}
+
+    def unload_all(self) -> None:
+        self._loaded.clear()
+
+    def memory(self) -> ProcessMemory:
+        return process_memory()
+
+    def cancel(self) -> None:
+        """Ask the running job to stop; it raises :class:`Cancelled` at its next step."""
+        self._cancel.set()
+
+    def throw_if_cancelled(self) -> None:
+        if self._cancel.is_set():
+            self._cancel.clear()
+            raise Cancelled("The job was stopped.", "Nothing was left behind.")
+
+    def progress(self, done: int, total: int) -> None:
+        if self._on_progress:
+            self._on_progress(done, total)
+
+
+def _walk(root: Path) -> list[str]:
+    """Return the model files below ``root``, relative to it; linked folders are followed once."""
+    names: list[str] = []
+    seen: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        names += [
+            os.path.relpath(os.path.join(folder, name), root)
+            for name in files
+            if os.path.splitext(name)[1].lower() in MODEL_SUFFIXES
+        ]
+    return names
