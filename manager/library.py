@@ -1,0 +1,282 @@
+"""The model files of this machine: listed as the host offers them, found by name, identified once."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import ntpath
+import os
+import posixpath
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from .errors import AmbiguousModel, BadInput, ManagedModelsError, ModelNotFound, NotAvailable
+from .files import FileIdentity
+from .formats.safetensors import read_header
+from .host import Host, ModelFile
+from .identify import ModelIdentity, identify
+from .model import ModelInfo
+from .registry import Registry
+
+log = logging.getLogger("managed_models.library")
+
+HASH_PREFIX = "sha256:"
+_REMOTE = ("https://", "http://", "hf:")
+
+
+class ModelName(str):
+    """A stock relative name that also knows its folder type, for files of one name in two folders.
+
+    Stock loaders see a plain text; :meth:`Library.find` looks in that folder first.
+    """
+
+    folder: str
+
+    def __new__(cls, name: str, folder: str) -> ModelName:
+        text = super().__new__(cls, name)
+        text.folder = folder
+        return text
+
+
+class Library:
+    """Find model files and say what they are.
+
+    Args:
+        host: lists the files and may recognise them.
+        registry: names that people gave, and identities from earlier.
+        defer: runs a write that nobody waits for; at once by default.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        registry: Registry,
+        defer: Callable[[Callable[[], None]], None] = lambda write: write(),
+    ) -> None:
+        self._host = host
+        self._registry = registry
+        self._defer = defer
+        self._identities: dict[FileIdentity, ModelIdentity] = {}
+        self._lock = threading.Lock()
+
+    def names(self, folders: Iterable[str] | None = None) -> list[tuple[str, str]]:
+        """Return (folder type, relative name) of every file in these folder types, all by default."""
+        kinds = self._host.folder_types() if folders is None else folders
+        return [(kind, name) for kind in kinds for name in self._host.names(kind)]
+
+    def files(self, folders: Iterable[str] | None = None) -> list[ModelFile]:
+        """Return the same files with where they are."""
+        found = (self._locate(kind, name) for kind, name in self.names(folders))
+        return [file for file in found if file is not None]
+
+    def options(self, folders: Sequence[str]) -> list[str]:
+        """Return the names to choose from: the stock relative name, ``folder/name`` where two clash."""
+        names = self.names(folders)
+        count = Counter(name for _, name in names)
+        return [name if count[name] == 1 else os.path.join(kind, name) for kind, name in names]
+
+    def find(self, reference: str, folders: Sequence[str] | None = None, version: str = "") -> ModelFile:
+        """Return the file that a name means.
+
+        Args:
+            reference: a stock relative name with either separator, ``folder/name``,
+                ``sha256:<hex>``, or a registered name.
+            folders: folder types to look in, all by default.
+            version: of a registered name: a version, a specifier, or ``latest``.
+
+        Raises:
+            ModelNotFound, AmbiguousModel, BadInput: with the nearest names.
+        """
+        known_folder = reference.folder if isinstance(reference, ModelName) else None
+        reference = _checked(reference)
+        if reference.lower().startswith(HASH_PREFIX):
+            return self._find_hash(reference[len(HASH_PREFIX) :].strip().lower(), folders)
+        names = self.names(folders)
+        found = _matches(names, reference)
+        if known_folder:
+            found = [match for match in found if match[0] == known_folder] or found
+        if len(found) > 1 and not version:
+            clash = ", ".join(f"{kind}/{_posix(name)}" for kind, name in found)
+            raise AmbiguousModel(f"{reference!r} fits several files: {clash}.", "Name the folder too.")
+        file = self._locate(*found[0]) if found and not version else None
+        if file:
+            return file
+        info = self._registered(reference, version)
+        if info:
+            return self._file_of(info, folders)
+        if found:
+            raise BadInput(
+                f"version is {version!r}, but {reference} is a file without registered versions.",
+                "Leave version empty, or register the model's versions first.",
+            )
+        raise self._not_found(reference, [name for _, name in names])
+
+    def find_path(self, reference: str, version: str = "") -> Path:
+        """Return the file that a name or a path means: for a person's own command line and scripts.
+
+        Raises:
+            ModelNotFound, AmbiguousModel, BadInput: see :meth:`find`.
+            NotAvailable: it is an address.
+        """
+        if reference.startswith(_REMOTE):
+            raise NotAvailable(
+                f"{reference} is an address, and reading models over the network is not built yet.",
+                "Download the file, and give its path.",
+            )
+        path = Path(reference).expanduser()
+        if not version and (path.exists() or path.is_absolute()):
+            return path
+        try:
+            return self.find(reference, version=version).path
+        except ModelNotFound:
+            if self._host.folder_types():
+                raise
+            raise ModelNotFound(
+                f"There is no file {reference!r} here, and no model is registered under that name.",
+                "Check the path, or name the folder that holds your models.",
+            ) from None
+        except BadInput as error:
+            if isinstance(error, NotAvailable) or version:
+                raise
+            return path  # a path such as ../models/x, which does not exist: reading it will say so
+
+    def identity(self, path: Path) -> ModelIdentity:
+        """Return what the file is: from memory, the registry, or its header.
+
+        Raises:
+            ModelNotFound, FileError: the file is not there, or no good.
+        """
+        file = FileIdentity.of(path)
+        with self._lock:
+            known = self._identities.get(file)
+        if known:
+            return known
+        known = self._recorded(file)
+        if known is None:
+            known = identify(read_header(path), self._host.detect)
+            facts = known.to_dict()
+            self._defer(lambda: self._registry.put_facts(file, facts))
+        with self._lock:
+            self._identities[file] = known
+        return known
+
+    def version_of(self, path: Path) -> str | None:
+        """Return the version that a person gave the file, None when nobody did."""
+        info = self._registry.active_by_path().get(str(path))
+        return info.version if info else None
+
+    def _recorded(self, file: FileIdentity) -> ModelIdentity | None:
+        facts = self._registry.facts(file)
+        if facts is None:
+            return None
+        try:
+            return ModelIdentity.from_dict(facts)
+        except (KeyError, TypeError, ValueError):  # written by another version: read the header again
+            return None
+
+    def _registered(self, name: str, version: str) -> ModelInfo | None:
+        from .versions import select_version
+
+        known = self._registry.versions(name)
+        if not known:
+            return None
+        if not version:
+            return self._registry.get(name)
+        chosen = select_version(known, version)
+        if chosen is None:
+            raise ModelNotFound(
+                f"{name} has no version that satisfies {version!r}; it has {', '.join(known)}.",
+                "Choose one of these, or register the one you mean.",
+            )
+        return self._registry.get(name, chosen)
+
+    def _locate(self, kind: str, name: str) -> ModelFile | None:
+        path = self._host.locate(kind, name)
+        return ModelFile(kind, name, path) if path else None
+
+    def _file_of(self, info: ModelInfo, folders: Sequence[str] | None) -> ModelFile:
+        words = f"{info.name} {info.version} is registered, and its file {info.file_path}"
+        if not info.file_path.is_file():
+            raise ModelNotFound(f"{words} is not there.", "Download it, or register where it is now.")
+        file = next((f for f in self.files() if f.path == info.file_path), None)
+        if file is None:  # outside the model folders, where the person who registered it keeps it
+            return ModelFile("", info.file_path.name, info.file_path)
+        if folders is not None and file.folder not in folders:
+            raise ModelNotFound(
+                f"{words} is a model of another kind.", "Choose it where that kind is loaded."
+            )
+        return file
+
+    def _find_hash(self, digest: str, folders: Sequence[str] | None) -> ModelFile:
+        paths = set(self._registry.find_by_sha256(digest))
+        for file in self.files(folders):
+            if str(file.path) in paths:
+                return file
+        raise ModelNotFound(
+            f"No model here is known to have the SHA-256 {digest}.",
+            "Check the hash; a file's hash is known once it was registered or verified.",
+        )
+
+    def _not_found(self, reference: str, names: Sequence[str]) -> ModelNotFound:
+        suffix = PurePosixPath(reference).suffix.lower()
+        near = difflib.get_close_matches(reference, [*names, *self._registry.names()], n=3, cutoff=0.5)
+        remedy = f"Did you mean {', '.join(near)}?" if near else "Check the name."
+        if not names:
+            remedy = "There are no models here yet: put one into ComfyUI's models folder."
+        elif not suffix and not near:
+            remedy = "Give the file's name with its ending, or a registered name."
+        return ModelNotFound(f"There is no model {reference!r}.", remedy, near=near)
+
+
+def model_links(file: ModelFile, info: ModelInfo | None) -> list[dict[str, str]]:
+    """Return what ComfyUI's missing-models dialog needs to name this file, if its address is known."""
+    if info is None or not info.url:
+        return []
+    link = {"name": file.name, "url": info.url, "directory": file.folder}
+    if info.sha256:
+        link.update(hash=info.sha256, hash_type="SHA256")
+    return [link]
+
+
+def _checked(reference: object) -> str:
+    if not isinstance(reference, str) or not reference.strip():
+        raise BadInput(f"model_name is {reference!r}.", "Give the name of a model file.")
+    text = reference.strip()
+    parts = text.replace("\\", "/").split("/")
+    if text.startswith(_REMOTE):
+        raise NotAvailable(
+            f"{text} is an address, and reading models over the network is not built yet.",
+            "Download the file into a model folder, and choose it by name.",
+        )
+    if (
+        posixpath.isabs(text)
+        or ntpath.isabs(text)
+        or ntpath.splitdrive(text)[0]
+        or ".." in parts
+        or "\0" in text
+    ):
+        raise BadInput(
+            f"model_name is {text!r}, which points outside the model folders.",
+            "Use the file's name as the loaders list it.",
+        )
+    return text
+
+
+def _matches(names: Sequence[tuple[str, str]], reference: str) -> list[tuple[str, str]]:
+    wanted = reference.replace("\\", "/")
+    found = [(kind, name) for kind, name in names if _posix(name) == wanted]
+    return found or [(kind, name) for kind, name in names if f"{kind}/{_posix(name)}" == wanted]
+
+
+def _posix(name: str) -> str:
+    return name.replace(os.sep, "/")
+
+
+def try_identity(library: Library, path: Path) -> tuple[ModelIdentity | None, ManagedModelsError | None]:
+    """Return a file's identity, or the reason why there is none."""
+    try:
+        return library.identity(path), None
+    except ManagedModelsError as error:
+        return None, error
