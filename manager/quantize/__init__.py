@@ -1,0 +1,5 @@
+"""Making a model smaller: what to do with each tensor is decided purely, then carried out in a stream."""
+
+from .service import Quantizer, QuantizeRequest
+
+__all__ = ["QuantizeRequest", "Quantizer"]
