@@ -1,0 +1,72 @@
+"""Is a file whole? Its header in full, the checksums that it carries, and a hash that someone knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .errors import ManagedModelsError
+from .formats.safetensors import Header, read_header
+from .formats.writer import find_damage
+
+CHECKSUMS_KEY = "managed_models.crc32"
+
+
+def verify_file(path: Path, sha256: str | None = None, watch: Any = None) -> dict[str, Any]:
+    """Check one file and return JSON-safe details.
+
+    Args:
+        sha256: the hash it should have, if anyone knows.
+        watch: shows progress and may stop the hashing.
+
+    Returns:
+        ``ok``, ``checked`` (what was looked at, in words), ``problem`` (empty when ok), ``sha256``
+        (measured, or None).
+    """
+    checked = ["header"]
+    try:
+        header = read_header(path)
+        checksums = recorded_checksums(header)
+        if checksums:
+            checked.append(f"{len(checksums)} tensor checksums")
+            damaged = find_damage(path, checksums)
+            if damaged:
+                return _result(
+                    path, checked, f"The bytes of tensor {damaged!r} are not those that were written."
+                )
+    except ManagedModelsError as error:
+        return _result(path, checked, str(error), code=error.code)
+    measured = None
+    if sha256:
+        from .quantize.service import file_sha256
+
+        checked.append("SHA-256")
+        measured = file_sha256(path, watch)
+        if measured != sha256.lower():
+            problem = f"Its SHA-256 is {measured}, and {sha256.lower()} was expected."
+            return _result(path, checked, problem, measured)
+    return _result(path, checked, "", measured)
+
+
+def recorded_checksums(header: Header) -> dict[str, int]:
+    """Return the CRC-32 that a file of ours carries for each tensor; empty for any other file."""
+    numbers = header.metadata.get(CHECKSUMS_KEY, "").split(",")
+    if len(numbers) != len(header.tensors) or not all(numbers):
+        return {}
+    try:
+        return {name: int(n, 16) for name, n in zip(header.tensors, numbers, strict=True)}
+    except ValueError:
+        return {}
+
+
+def _result(
+    path: Path, checked: list[str], problem: str, sha256: str | None = None, code: str = "damaged"
+) -> dict[str, Any]:
+    return {
+        "model": path.name,
+        "ok": not problem,
+        "checked": checked,
+        "problem": problem,
+        "code": code if problem else "",
+        "sha256": sha256,
+    }

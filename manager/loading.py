@@ -1,0 +1,173 @@
+"""Loading one model file through the host, with a judgement first and words after."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .compatibility import ModelCompatibilityChecker
+from .errors import BadInput, Incompatible, ManagedModelsError
+from .files import FileIdentity
+from .host import AS_STORED, DEFAULT, WEIGHT_DTYPES, Host, LoadedParts, LoadRequest
+from .identify import ModelIdentity
+from .library import Library
+from .model import ModelType, QuantizationType
+
+WARN = "warn"
+ERROR = "error"
+ON_MISFIT = (WARN, ERROR)
+
+
+class UnfilledOutputError(ManagedModelsError, AttributeError):
+    """An output was used that the loaded file could not fill. ``hasattr`` on it stays False."""
+
+    code = "unfilled_output"
+
+
+class UnfilledOutput:
+    """Stands for the CLIP or VAE that a file does not hold; using it says which loader to take.
+
+    None would fail later with words about ``NoneType``, and ComfyUI's ExecutionBlocker would end
+    the run in silence.
+    """
+
+    def __init__(self, what: str, file: str, loader: str) -> None:
+        self._words = (
+            f"{file} holds no {what}, so LoadManagedModel's {what} output is empty.",
+            f"Connect ComfyUI's {loader!r} node instead.",
+        )
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise UnfilledOutputError(*self._words)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The parts of a loaded model, and JSON-safe details for ``report.render_load``."""
+
+    parts: LoadedParts
+    details: dict[str, Any]
+
+
+class Loader:
+    """Load diffusion models and checkpoints.
+
+    Args:
+        host: does the loading.
+        library: knows the files.
+        checker: judges before anything is read.
+    """
+
+    def __init__(self, host: Host, library: Library, checker: ModelCompatibilityChecker) -> None:
+        self._host = host
+        self._library = library
+        self._checker = checker
+
+    def load(
+        self,
+        name: str,
+        path: Path,
+        weight_dtype: str = DEFAULT,
+        on_misfit: str = WARN,
+        folder: str = "",
+    ) -> Loaded:
+        """Load the file at ``path``, called ``name`` in words.
+
+        Args:
+            weight_dtype: one of ``WEIGHT_DTYPES``; concerns the diffusion part.
+            on_misfit: ``warn`` reports problems, ``error`` refuses to load with them.
+            folder: the folder type it came from, if any.
+
+        Raises:
+            BadInput: an unknown value, or a file of another role.
+            Incompatible: something blocks it, and ``on_misfit`` is ``error``.
+            FileError, ModelNotFound, LoadFailed: the file is not there, no good, or refused.
+        """
+        for option, value, choices in (
+            ("weight_dtype", weight_dtype, WEIGHT_DTYPES),
+            ("on_misfit", on_misfit, ON_MISFIT),
+        ):
+            if value not in choices:
+                raise BadInput(f"{option} is {value!r}.", f"Use one of {', '.join(choices)}.")
+        file = FileIdentity.of(path)
+        identity = self._library.identity(path)
+        expected = ModelType.CHECKPOINT if folder == "checkpoints" else ModelType.DIFFUSION
+        report = self._checker.report_file(name, path, expected)
+        _refuse_wrong_role(name, identity)
+        if on_misfit == ERROR and not report.compatible:
+            raise Incompatible(
+                f"{name} does not fit this machine: {report.issues[0]}",
+                "Set on_misfit to warn to load it anyway.",
+            )
+        dtype, notes = _effective_dtype(weight_dtype, identity)
+        started = time.monotonic()
+        checkpoint = identity.role is ModelType.CHECKPOINT or folder == "checkpoints"
+        parts = self._host.load(LoadRequest(path, checkpoint, dtype, _dominant(identity)))
+        unfilled = _fill(parts, name)
+        details = {
+            "model": name,
+            "version": self._library.version_of(path),
+            "identity": identity.to_dict(),
+            "size_bytes": file.size,
+            "loaded_bytes": parts.size_bytes,
+            "dtype": identity.precision if identity.quantized_layers else parts.dtype,
+            "device": parts.device,
+            "weight_dtype": weight_dtype,
+            "unfilled": {output: f"use {loader!r}" for output, loader in unfilled.items()},
+            "notes": notes,
+            "findings": [finding.to_dict() for finding in report.findings],
+            "seconds": round(time.monotonic() - started, 2),
+        }
+        return Loaded(parts, details)
+
+
+_LOADERS = {"CLIP": "Load CLIP", "VAE": "Load VAE"}
+
+
+def _fill(parts: LoadedParts, name: str) -> dict[str, str]:
+    """Return the outputs that the file cannot fill and the loader for each."""
+    found = {"CLIP": parts.clip, "VAE": parts.vae}
+    return {output: _LOADERS[output] for output, part in found.items() if part is None}
+
+
+def unfilled_output(output: str, name: str) -> UnfilledOutput:
+    """Return what stands for an output (``CLIP`` or ``VAE``) that the file ``name`` does not hold."""
+    return UnfilledOutput(output, name, _LOADERS[output])
+
+
+def _refuse_wrong_role(name: str, identity: ModelIdentity) -> None:
+    if identity.is_diffusion or not identity.recognised:
+        return
+    raise BadInput(
+        f"{name} is a {identity.title}, and a diffusion model or checkpoint is expected.",
+        "Choose another file, or ComfyUI's own loader for this kind.",
+    )
+
+
+def _effective_dtype(weight_dtype: str, identity: ModelIdentity) -> tuple[str, list[str]]:
+    """Return the option to load with, and what a person should know about it."""
+    quantized = identity.quantized_layers > 0
+    if quantized and weight_dtype not in (DEFAULT, AS_STORED):
+        return DEFAULT, [
+            f"weight_dtype {weight_dtype} is left aside: the file is quantized ({identity.precision}) "
+            "and keeps its own precision."
+        ]
+    if quantized:
+        return DEFAULT, []
+    if weight_dtype == "fp8_e4m3fn_fast" and identity.role is ModelType.CHECKPOINT:
+        return "fp8_e4m3fn", [
+            "ComfyUI has no fast fp8 arithmetic for checkpoints: this one is stored as fp8_e4m3fn "
+            "and computed in higher precision."
+        ]
+    if weight_dtype == AS_STORED and identity.quantization is QuantizationType.INT8:
+        return DEFAULT, []
+    return weight_dtype, []
+
+
+def _dominant(identity: ModelIdentity) -> str:
+    """Return the name of the type that most weights are stored in, ``bf16`` for example."""
+    return next(iter(identity.dtypes), "")

@@ -1,0 +1,266 @@
+"""The one door for Python: a thin object over the services, with no logic of its own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .cleanup import CleanupTask
+from .compatibility import CompatibilityReport, ModelCompatibilityChecker
+from .config import ModelManagerConfig
+from .errors import ManagedModelsError, ModelNotFound, NotAvailable
+from .files import find_stale_temporaries
+from .host import DEFAULT, Host, LoadedParts, ModelFile
+from .integrity import verify_file
+from .library import Library
+from .loading import WARN, Loader
+from .local_host import LocalHost
+from .memory import memory_report
+from .model import FOLDER_TYPES, ModelInfo
+from .quantize import Quantizer, QuantizeRequest
+from .registry import Registry
+from .versions import ModelVersionManager, parse_version
+
+log = logging.getLogger("managed_models.manager")
+_SWEEP_SECONDS = 3600.0
+
+
+class AdvancedModelManager:
+    """Know, check, load, quantize and unload the models of this machine.
+
+    Every method is plain: it works with and without a running event loop, from any thread.
+
+    Args:
+        config: settings; defaults when None. The registry is in memory unless ``database_url`` says.
+        host: the machine; the bare one, with ``config.model_roots``, when None.
+        registry: what is known; the one at ``config.database_url`` when None.
+        defer: runs registry writes that nobody waits for; at once by default.
+    """
+
+    def __init__(
+        self,
+        config: ModelManagerConfig | None = None,
+        host: Host | None = None,
+        registry: Registry | None = None,
+        defer: Callable[[Callable[[], None]], None] = lambda write: write(),
+    ) -> None:
+        self.config = config or ModelManagerConfig()
+        self.host: Host = host or LocalHost([Path(root) for root in self.config.model_roots])
+        self.registry = registry or Registry(self.config.database_url)
+        self.library = Library(self.host, self.registry, defer)
+        self.versions = ModelVersionManager(self.registry)
+        self.checker = ModelCompatibilityChecker(self.host, self.library.identity)
+        self.loader = Loader(self.host, self.library, self.checker)
+        self.quantizer = Quantizer(self.library.identity, self.host)
+        self._cleanup = CleanupTask(self._clean, self.config.cleanup_interval_seconds)
+        self._next_sweep = 0.0
+
+    def close(self) -> None:
+        """Stop the cleanup task and give the registry's file back."""
+        self.stop_cleanup_task()
+        self.registry.close()
+
+    # What people say about models
+
+    def register_model(self, info: ModelInfo) -> list[str]:
+        """Record one version of a model and return what speaks against it; never raises for that.
+
+        The file may not exist yet. The first version of a name becomes its active one.
+        """
+        issues: list[str] = []
+        if parse_version(info.version) is None:
+            issues.append(
+                f"Version {info.version!r} is not one that PEP 440 can read, so it sorts before every other."
+            )
+        self.registry.put(info)
+        issues += self.checker.report(info).issues
+        for issue in issues:
+            log.warning("%s %s: %s", info.name, info.version, issue)
+        return issues
+
+    def unregister_model(self, name: str) -> bool:
+        """Forget a name with all its versions; the files stay. False when it was unknown."""
+        return self.registry.remove(name)
+
+    def get_model(self, name: str) -> ModelInfo | None:
+        """Return the active version of a registered model, or None."""
+        return self.registry.get(name)
+
+    def list_models(self) -> list[ModelInfo]:
+        """Return the active version of every registered model, by name."""
+        found = [self.registry.get(name) for name in self.registry.names()]
+        return [info for info in found if info is not None]
+
+    # Versions
+
+    def get_model_version(self, name: str) -> str | None:
+        """Return the active version: the first registered, until it was changed."""
+        return self.registry.active_version(name)
+
+    def set_active_version(self, name: str, version: str) -> None:
+        """Make ``version`` the one that is meant when none is named.
+
+        Raises:
+            ModelNotFound: there is no such version.
+        """
+        if not self.registry.set_active_version(name, version):
+            known = ", ".join(self.get_all_model_versions(name)) or "none"
+            raise ModelNotFound(
+                f"{name} has no version {version!r}; registered are {known}.", "Register it first."
+            )
+
+    def get_latest_model_version(self, name: str) -> str | None:
+        """Return the newest version; a pre-release only when there is nothing else."""
+        return self.versions.get_latest_version(name)
+
+    def get_all_model_versions(self, name: str) -> list[str]:
+        """Return every version in ascending order."""
+        return self.versions.get_all_versions(name)
+
+    def suggest_model_upgrade(self, name: str) -> str | None:
+        """Return a newer version than the active one that nothing here blocks, or None."""
+        newest = self.versions.suggest_upgrade(name)
+        if newest is None:
+            return None
+        info = self.registry.get(name, newest)
+        return newest if info is not None and self.checker.report(info).compatible else None
+
+    def upgrade(self, name: str) -> str | None:
+        """Make the suggested version the active one and return it; None when there is none."""
+        newest = self.suggest_model_upgrade(name)
+        if newest is not None:
+            self.set_active_version(name, newest)
+        return newest
+
+    # Judging
+
+    def check_model_compatibility(self, name: str) -> tuple[bool, list[str]]:
+        """Return whether nothing blocks the model here, and every finding in words."""
+        info = self.registry.get(name)
+        if info is not None:
+            return self.checker.check_model_compatibility(info)
+        try:
+            report = self.check(name)
+        except ManagedModelsError:
+            return False, [f"Model {name!r} is not registered"]
+        return report.compatible, report.issues
+
+    def check(self, reference: str) -> CompatibilityReport:
+        """Return the full verdict on a registered name, a file of the model folders, or a path.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        info = self.registry.get(reference)
+        if info is not None:
+            return self.checker.report(info)
+        path = self.library.find_path(reference)
+        return self.check_file(ModelFile(self._folder_of(path), path.name, path))
+
+    def check_file(self, file: ModelFile) -> CompatibilityReport:
+        """Return the full verdict on a file, with what was registered for it.
+
+        Raises:
+            ModelNotFound: it is not there.
+        """
+        known = self.registry.active_by_path().get(str(file.path))
+        return self.checker.report_file(file.name, file.path, FOLDER_TYPES.get(file.folder), known)
+
+    def get_system_info(self) -> dict[str, Any]:
+        """Return versions, memory and GPUs; figures in GB of 1024^3 bytes."""
+        return self.checker.get_system_info()
+
+    def validate_model(self, name: str) -> tuple[bool, list[str]]:
+        """Return whether the model's file is whole, and what is wrong with it."""
+        info = self.registry.get(name)
+        path = info.file_path if info else self.library.find_path(name)
+        details = self.verify(path)
+        return details["ok"], [details["problem"]] if details["problem"] else []
+
+    def verify(self, path: Path) -> dict[str, Any]:
+        """Return whether a file is whole: header, recorded checksums, and its hash if it is known."""
+        known = self.registry.active_by_path().get(str(path))
+        return verify_file(path, known.sha256 if known else None, self.host)
+
+    # Memory
+
+    def load_model(
+        self, name: str, weight_dtype: str = DEFAULT, on_misfit: str = WARN, version: str = ""
+    ) -> LoadedParts:
+        """Load a registered model, a file of the model folders, or a path.
+
+        Raises:
+            ManagedModelsError: see :meth:`Loader.load`.
+        """
+        path = self.library.find_path(name, version)
+        return self.loader.load(name, path, weight_dtype, on_misfit).parts
+
+    def unload_model(self, name: str) -> bool:
+        """Take a model out of the device's memory; False when it is not there.
+
+        Raises:
+            HostBusy: a prompt is running.
+        """
+        path = self.library.find_path(name)
+        ids = [model.id for model in self.host.resident() if model.path == path]
+        return bool(ids) and bool(self.host.unload(ids))
+
+    def get_memory_report(self) -> dict[str, Any]:
+        """Return what memory holds right now, in bytes; ``report.render_memory`` gives words."""
+        return memory_report(self.host)
+
+    # Making and getting files
+
+    def quantize_model(self, name: str, output_name: str = "", **options: Any) -> dict[str, Any]:
+        """Make a smaller variant beside the model's file and return the facts about it.
+
+        Args:
+            name: a registered name, a file of the model folders, or a path.
+            output_name: a plain file name; derived from the source and the format when empty.
+            options: fields of :class:`QuantizeRequest`.
+
+        Raises:
+            ManagedModelsError: see :meth:`Quantizer.quantize`.
+        """
+        source = self.library.find_path(name)
+        request = QuantizeRequest(**options)
+        return self.quantizer.quantize(
+            source, self.quantizer.output_path(source, request, output_name), request
+        )
+
+    def download_model(self, name: str, progress: Callable[[int, int], None] | None = None) -> Path:
+        """Fetch a registered model.
+
+        Raises:
+            NotAvailable: always, in this version.
+        """
+        raise NotAvailable(
+            f"Downloading {name} is not built yet.", "Download the file yourself into a model folder."
+        )
+
+    # Housekeeping
+
+    def start_cleanup_task(self) -> None:
+        """Begin cleaning up: in the running event loop if there is one, else in a daemon thread."""
+        self._cleanup.start()
+
+    def stop_cleanup_task(self) -> None:
+        """End cleaning up; nothing happens when it is not running."""
+        self._cleanup.stop()
+
+    def _clean(self) -> None:
+        """One round: remove temporary files that a killed run left behind."""
+        now = time.monotonic()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + _SWEEP_SECONDS
+        for path in find_stale_temporaries(folder.path for folder in self.host.folders()):
+            path.unlink(missing_ok=True)
+            log.info("Removed %s, which an interrupted run left behind", path)
+
+    def _folder_of(self, path: Path) -> str:
+        """Return the type of the model folder that holds ``path``, empty outside them."""
+        return next((f.type for f in self.host.folders() if f.path in path.parents), "")
