@@ -1,0 +1,44 @@
+// The one place that talks to the server. Errors carry the server's own words.
+
+export class ManagedModelsApi {
+  /** @param {(path: string, options?: RequestInit) => Promise<Response>} fetchApi */
+  constructor(fetchApi) {
+    this.fetchApi = fetchApi;
+  }
+
+  status() {
+    return this.#ask("/managed-models/status");
+  }
+
+  models() {
+    return this.#ask("/managed-models/models");
+  }
+
+  unload(id) {
+    return this.#send("/managed-models/unload", { id });
+  }
+
+  unloadAll() {
+    return this.#send("/managed-models/unload", { all: true });
+  }
+
+  #send(path, body) {
+    return this.#ask(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-Managed-Models": "1" },
+      body: JSON.stringify(body),
+    });
+  }
+
+  async #ask(path, options) {
+    let response;
+    try {
+      response = await this.fetchApi(path, options);
+    } catch {
+      throw new Error("ComfyUI does not answer. Is the server running?");
+    }
+    const body = await response.json().catch(() => ({}));
+    if (!response.ok) throw new Error(body.error?.message ?? `The server answered ${response.status}.`);
+    return body;
+  }
+}
