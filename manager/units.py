@@ -9,7 +9,7 @@ GB = 1024**3
 def format_bytes(count: float) -> str:
     """Return ``count`` bytes in the unit a person would pick: ``13.3 GB``, ``512 MB``, ``81 bytes``."""
     size = abs(count)
-    if size >= GB:
+    if size >= GB - MB / 2:  # what would round to 1024 MB
         return f"{count / GB:.1f} GB"
     if size >= 10 * MB:
         return f"{count / MB:.0f} MB"

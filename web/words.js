@@ -5,7 +5,7 @@ const GB = 1024 ** 3;
 
 export function formatBytes(count) {
   if (count == null) return "unknown";
-  if (count >= GB) return `${(count / GB).toFixed(1)} GB`;
+  if (count >= GB - MB / 2) return `${(count / GB).toFixed(1)} GB`;
   if (count >= 10 * MB) return `${(count / MB).toFixed(0)} MB`;
   if (count >= MB) return `${(count / MB).toFixed(1)} MB`;
   if (count >= 1024) return `${(count / 1024).toFixed(0)} KB`;
