@@ -26,7 +26,7 @@ class ManagedModelsExtension(ComfyExtension):
     async def on_load(self) -> None:
         startup.add_routes()
         startup.serve_page_from_any_folder()
-        startup.warn_about_taken_names([node.__name__ for node in NODES])
+        startup.warn_about_taken_names(NODES)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return list(NODES)

@@ -20,21 +20,31 @@ def ensure_environment(extras: str) -> Path:
     Nothing is installed again while pyproject.toml and the constraints stay the same.
     """
     if sys.version_info < OLDEST:
-        sys.exit(f"Managed Models needs Python {OLDEST[0]}.{OLDEST[1]} or newer, and this is {sys.version.split()[0]}.")
+        sys.exit(
+            f"Managed Models needs Python {OLDEST[0]}.{OLDEST[1]} or newer; this is {sys.version.split()[0]}."
+        )
     binaries = VENV / ("Scripts" if os.name == "nt" else "bin")
-    stamp = VENV / f"installed-{extras.replace(',', '-')}"
+    wanted = set(extras.split(","))
     state = hashlib.sha256()
     for path in (ROOT / "pyproject.toml", _CONSTRAINTS):
         state.update(path.read_bytes())
     state.update(str(ROOT).encode())
-    if stamp.is_file() and stamp.read_text() == state.hexdigest():
+    stamp = VENV / "installed.txt"  # the state of what was installed, then the extras
+    installed = stamp.read_text().split() if stamp.is_file() else []
+    if installed[:1] == [state.hexdigest()] and wanted.issubset(installed[1:]):
         return binaries
     print(f"Setting up {VENV} (once; PyTorch is the large part)...", file=sys.stderr, flush=True)
     if not binaries.is_dir() or not _runs(binaries / "python"):
-        _do([sys.executable, "-m", "venv", "--clear", str(VENV)], "Is the venv module installed (python3-venv)?")
+        _do(
+            [sys.executable, "-m", "venv", "--clear", str(VENV)],
+            "Is the venv module installed (python3-venv)?",
+        )
     install = [str(binaries / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _do([*install, "--constraint", str(_CONSTRAINTS), "--editable", f"{ROOT}[{extras}]"], "Is there a network?")
-    stamp.write_text(state.hexdigest())
+    _do(
+        [*install, "--constraint", str(_CONSTRAINTS), "--editable", f"{ROOT}[{extras}]"],
+        "Is there a network?",
+    )
+    stamp.write_text(" ".join([state.hexdigest(), *sorted(wanted)]))
     return binaries
 
 

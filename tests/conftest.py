@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def _load_package(name: str, folder: Path) -> None:
     spec = importlib.util.spec_from_file_location(name, folder / "__init__.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -21,6 +22,7 @@ def _load_package(name: str, folder: Path) -> None:
 
 _load_package("managed_models", ROOT)
 _load_package("support", ROOT / "tests" / "support")
+sys.path.append(str(ROOT / "tests"))  # host_contract, which also runs in ComfyUI's Python
 
 
 @pytest.fixture(autouse=True)

@@ -38,9 +38,9 @@ def load(request: LoadRequest) -> LoadedParts:
     options = model_options(request)
     try:
         model, clip, vae = _load(request, options)
-    except torch.OutOfMemoryError:
-        raise  # ComfyUI has its own answer to this one
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+    except (torch.OutOfMemoryError, comfy.model_management.InterruptProcessingException):
+        raise  # ComfyUI has its own answers to these
+    except Exception as error:  # a model's code may raise anything over a file that it does not expect
         if _is_out_of_memory(error):
             raise
         raise LoadFailed(

@@ -37,15 +37,28 @@ def serve_page_from_any_folder() -> None:
             folders[PAGE_NAME] = folders.pop(name)
 
 
-def warn_about_taken_names(ids: Sequence[str]) -> None:
-    """Log which of our node ids another extension has registered already."""
-    for node_id in ids:
-        other = nodes.NODE_CLASS_MAPPINGS.get(node_id)
-        if other is not None:
-            origin = getattr(other, "RELATIVE_PYTHON_MODULE", other.__module__)
-            log.warning(
-                "The node id %s is also used by %s. ComfyUI keeps the one that it loads last; ours is in "
-                "the category model/managed. Disable one of the two extensions.",
-                node_id,
-                origin,
-            )
+def warn_about_taken_names(classes: Sequence[type]) -> None:
+    """Log which of our node ids another extension uses too, whichever of the two loads first."""
+    for cls in classes:
+        if nodes.NODE_CLASS_MAPPINGS.get(cls.__name__) is not None:
+            _warn(cls.__name__, "replaces the one of")
+
+    async def look_again(_: object) -> None:
+        for cls in classes:
+            if nodes.NODE_CLASS_MAPPINGS.get(cls.__name__) is not cls:
+                _warn(cls.__name__, "was replaced by the one of")
+
+    # When the server starts, every extension has been loaded.
+    PromptServer.instance.app.on_startup.append(look_again)
+
+
+def _warn(node_id: str, relation: str) -> None:
+    other = nodes.NODE_CLASS_MAPPINGS.get(node_id)
+    origin = getattr(other, "RELATIVE_PYTHON_MODULE", None) or getattr(other, "__module__", "nobody")
+    log.warning(
+        "Two extensions have a node %s: ours, in the category model/managed, %s %s. "
+        "A workflow gets whichever ComfyUI loaded last; disable one of the two.",
+        node_id,
+        relation,
+        origin,
+    )

@@ -86,13 +86,8 @@ def _read(path: Path, file: BinaryIO) -> Header:
         raise FileError(f"{path} is not a regular file.", "Name a model file.")
     size = status.st_size
     start = file.read(SNIFF_BYTES)
-    foreign = describe_foreign(start)
-    if foreign:
-        raise NotSafetensors(
-            f"{path.name} is not a safetensors file: it looks like {foreign}.",
-            _remedy_for(foreign),
-            looks_like=foreign,
-        )
+    if not _looks_right(start):
+        _refuse_foreign(path, start)
     if len(start) < 8:
         _fail(path, "truncated", f"it has {size} bytes, and the header's length alone takes 8")
     (length,) = _LENGTH.unpack_from(start)
@@ -116,6 +111,24 @@ def _read(path: Path, file: BinaryIO) -> Header:
     metadata = _metadata(path, document.pop("__metadata__", None))
     tensors = _tensors(path, document, size - 8 - length)
     return Header(path, size, 8 + length, metadata, tensors)
+
+
+def _looks_right(start: bytes) -> bool:
+    """Tell whether a length that the format allows is followed by the start of an object.
+
+    Asked before anything else: the length's first byte may be any, also that of another format.
+    """
+    return len(start) > 8 and start[8:9] == b"{" and _LENGTH.unpack_from(start)[0] <= MAX_HEADER_BYTES
+
+
+def _refuse_foreign(path: Path, start: bytes) -> None:
+    foreign = describe_foreign(start)
+    if foreign:
+        raise NotSafetensors(
+            f"{path.name} is not a safetensors file: it looks like {foreign}.",
+            _remedy_for(foreign),
+            looks_like=foreign,
+        )
 
 
 def _remedy_for(foreign: str) -> str:

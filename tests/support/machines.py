@@ -32,9 +32,7 @@ def nvidia(
 ) -> SystemSnapshot:
     """A machine with NVIDIA cards; ``vram_gb`` is what a card reports, a little under its label."""
     free = vram_gb * 0.95 if free_gb is None else free_gb
-    card = Gpu(
-        "NVIDIA GeForce", "cuda", int(vram_gb * GB), int(free * GB), compute_capability=capability
-    )
+    card = Gpu("NVIDIA GeForce", "cuda", int(vram_gb * GB), int(free * GB), compute_capability=capability)
     return replace(
         CPU_ONLY,
         cuda_version="13.0",

@@ -1,0 +1,130 @@
+"""The nodes as ComfyUI announces them, against the contract's table."""
+
+from __future__ import annotations
+
+import pytest
+from support.comfy_client import Client
+
+pytestmark = pytest.mark.comfyui
+
+# node -> (inputs with their defaults; None for a list of files or a link), (outputs)
+CONTRACT = {
+    "LoadManagedModel": (
+        {
+            "model_name": None,
+            "weight_dtype": "default",
+            "device": "default",
+            "keep_alive": "5m",
+            "on_misfit": "warn",
+            "version": "",
+            "attention": "default",
+            "after": None,
+        },
+        [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE"), ("STRING", "report")],
+    ),
+    "CheckCompatibility": (
+        {
+            "model_name": None,
+            "width": 0,
+            "height": 0,
+            "length": 0,
+            "batch_size": 1,
+            "weight_dtype": "default",
+            "second_model_name": "none",
+            "clip_name": "none",
+            "vae_name": "none",
+            "lora_name": "none",
+            "url": "",
+        },
+        [("*", "model_name"), ("BOOLEAN", "compatible"), ("STRING", "report"), ("STRING", "details")],
+    ),
+    "QuantizeModel": (
+        {
+            "model_name": None,
+            "format": "fp8_e4m3fn_scaled",
+            "policy": "recommended",
+            "target_size_gb": 0,
+            "quality": "fast",
+            "keep_patterns": "",
+            "layout": "comfy_quant",
+            "output_name": "",
+            "overwrite": False,
+            "allow_requantize": False,
+            "allow_nonfinite": False,
+            "max_memory_gb": 0,
+        },
+        [("*", "model_name"), ("STRING", "report"), ("IMAGE", "chart")],
+    ),
+    "MemoryReport": (
+        {"value": None, "history_seconds": 300},
+        [("*", "value"), ("STRING", "report"), ("STRING", "details"), ("IMAGE", "chart")],
+    ),
+}
+OUTPUT_NODES = {"CheckCompatibility", "QuantizeModel", "MemoryReport"}
+# What works today; a value of the contract that is not here is offered once it does.
+OPTIONS = {
+    ("LoadManagedModel", "weight_dtype"): [
+        "default",
+        "as_stored",
+        "fp8_e4m3fn",
+        "fp8_e4m3fn_fast",
+        "fp8_e5m2",
+        "bf16",
+        "fp16",
+        "fp32",
+    ],
+    ("LoadManagedModel", "on_misfit"): ["warn", "error"],
+    ("QuantizeModel", "format"): ["fp8_e4m3fn_scaled", "int8", "bf16", "fp16"],
+    ("QuantizeModel", "policy"): ["recommended", "everything"],
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_inputs_and_outputs(client: Client, name: str) -> None:
+    info = client.object_info(name)
+    inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+    expected, outputs = CONTRACT[name]
+    assert list(inputs) == list(expected)
+    for key, default in expected.items():
+        if default is not None:
+            assert inputs[key][1]["default"] == default, key
+    assert list(zip(info["output"], info["output_name"], strict=True)) == outputs
+    assert info["output_node"] is (name in OUTPUT_NODES)
+    assert info["category"] == "model/managed"
+    assert info["description"]
+
+
+@pytest.mark.parametrize(("name", "key"), OPTIONS)
+def test_combos_list_what_works(client: Client, name: str, key: str) -> None:
+    inputs = client.object_info(name)["input"]
+    found = {**inputs.get("required", {}), **inputs.get("optional", {})}[key]
+    assert found[1]["options"] == OPTIONS[name, key]
+
+
+@pytest.mark.parametrize("name", ["LoadManagedModel", "QuantizeModel", "CheckCompatibility"])
+def test_only_the_model_has_to_be_given(client: Client, name: str) -> None:
+    assert list(client.object_info(name)["input"]["required"]) == ["model_name"]
+
+
+@pytest.mark.parametrize("name", ["LoadManagedModel", "QuantizeModel", "CheckCompatibility"])
+def test_every_model_file_is_offered_without_registering_it(client: Client, name: str) -> None:
+    options = client.object_info(name)["input"]["required"]["model_name"][1]["options"]
+    assert {
+        "tiny_wan21_t2v_bf16.safetensors",
+        "tiny_flux_bf16.safetensors",
+        "tiny_sd15_checkpoint_bf16.safetensors",
+        "from_extra_paths.safetensors",
+    } <= set(options)
+
+
+def test_rarely_used_inputs_are_advanced(client: Client) -> None:
+    inputs = client.object_info("LoadManagedModel")["input"]["optional"]
+    advanced = {name for name, entry in inputs.items() if entry[1].get("advanced")}
+    assert advanced == {"device", "keep_alive", "version", "attention"}
+
+
+def test_nothing_of_ours_complained_while_comfyui_started(client: Client) -> None:
+    log = (client.base / "comfyui.log").read_text(errors="replace")
+    assert "IMPORT FAILED" not in log
+    ours = [line for line in log.splitlines() if "managed_models" in line.lower() and "error" in line.lower()]
+    assert not ours

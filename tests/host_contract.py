@@ -1,0 +1,178 @@
+"""What every host has to do. Plain functions with plain assertions, so that they run in ComfyUI's Python too.
+
+Each takes the host and a ``models`` folder that it was given, with the tiny models in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from managed_models.manager.errors import LoadFailed
+from managed_models.manager.formats.safetensors import read_header
+from managed_models.manager.host import WEIGHT_DTYPES, Host, LoadRequest
+from managed_models.manager.identify import identify
+
+WAN = "tiny_wan21_t2v_bf16.safetensors"
+CHECKPOINT = "tiny_sd15_checkpoint_bf16.safetensors"
+
+
+def has_a_name(host: Host, models: Path) -> None:
+    assert host.name
+    assert host.system().host == host.name
+
+
+def describes_the_machine(host: Host, models: Path) -> None:
+    system = host.system()
+    assert system.total_ram_bytes >= system.available_ram_bytes > 0
+    assert system.cpu_count >= 1
+    assert system.torch_version
+    assert system.device == ("cpu" if not system.gpus else system.gpus[0].backend)
+    info = system.to_dict()
+    for key in (
+        "pytorch_version",
+        "cuda_available",
+        "cuda_version",
+        "total_ram_gb",
+        "available_ram_gb",
+        "gpu_devices",
+    ):
+        assert key in info, key
+
+
+def lists_model_files_as_loaders_do(host: Host, models: Path) -> None:
+    assert {"diffusion_models", "checkpoints"} <= set(host.folder_types())
+    assert WAN in host.names("diffusion_models")
+    assert list(host.names("diffusion_models")) == sorted(host.names("diffusion_models"))
+    assert list(host.names("no_such_folder")) == []
+
+
+def locates_what_it_lists(host: Host, models: Path) -> None:
+    path = host.locate("diffusion_models", WAN)
+    assert path is not None
+    assert path.samefile(models / "diffusion_models" / WAN)
+    assert host.locate("diffusion_models", "gone.safetensors") is None
+    assert host.locate("no_such_folder", WAN) is None
+
+
+def names_its_folders(host: Host, models: Path) -> None:
+    found = {(folder.type, folder.path.resolve()) for folder in host.folders()}
+    assert ("diffusion_models", (models / "diffusion_models").resolve()) in found
+
+
+def finds_files_that_come_later(host: Host, models: Path) -> None:
+    late = models / "diffusion_models" / "sub" / "late.safetensors"
+    late.parent.mkdir(exist_ok=True)
+    late.write_bytes(b"")
+    assert str(Path("sub", "late.safetensors")) in host.names("diffusion_models")
+    late.unlink()
+    assert host.locate("diffusion_models", str(Path("sub", "late.safetensors"))) is None
+
+
+def detects_or_says_nothing(host: Host, models: Path) -> None:
+    header = read_header(models / "diffusion_models" / WAN)
+    detection = host.detect(header)
+    assert detection is None or detection.comfy_class == "WAN21_T2V"
+    assert identify(header, host.detect).architecture == "wan-t2v"
+
+
+def loads_every_weight_dtype(host: Host, models: Path) -> None:
+    for weight_dtype in WEIGHT_DTYPES:
+        parts = host.load(LoadRequest(models / "diffusion_models" / WAN, False, weight_dtype, "bf16"))
+        assert parts.model is not None
+        assert parts.size_bytes > 0
+        assert parts.device
+
+
+def keeps_the_stored_precision_when_asked(host: Host, models: Path) -> None:
+    path = models / "diffusion_models" / WAN
+    parts = host.load(LoadRequest(path, False, "as_stored", "bf16"))
+    assert abs(parts.size_bytes - path.stat().st_size) < 0.05 * path.stat().st_size
+
+
+def loads_a_checkpoint(host: Host, models: Path) -> None:
+    parts = host.load(LoadRequest(models / "checkpoints" / CHECKPOINT, True))
+    assert parts.model is not None
+    assert parts.clip is None
+
+
+def refuses_a_file_that_is_no_model(host: Host, models: Path) -> None:
+    path = models / "diffusion_models" / "broken.safetensors"
+    path.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    try:
+        host.load(LoadRequest(path, False))
+        refusal = None
+    except LoadFailed as error:
+        refusal = error
+    finally:
+        path.unlink()
+    assert refusal is not None, "a broken file was loaded"
+    assert "broken.safetensors" in refusal.message
+    assert refusal.remedy
+
+
+def lists_what_it_loaded_with_its_file(host: Host, models: Path) -> None:
+    path = models / "diffusion_models" / WAN
+    parts = host.load(LoadRequest(path, False))
+    mine = [m for m in host.resident() if m.path is not None and m.path.samefile(path)]
+    assert mine, "the loaded model is not listed"
+    model = mine[0]
+    assert model.size_bytes == parts.size_bytes
+    assert model.title == path.stem
+    assert model.loaded_bytes + model.ram_bytes > 0
+    assert model.to_dict()["path"] == str(model.path)
+
+
+def ids_stay_the_same(host: Host, models: Path) -> None:
+    parts = host.load(LoadRequest(models / "diffusion_models" / WAN, False))
+    assert [m.id for m in host.resident()] == [m.id for m in host.resident()]
+    assert len({m.id for m in host.resident()}) == len(host.resident())
+    del parts
+
+
+def unloads_by_id_and_ignores_strangers(host: Host, models: Path) -> None:
+    assert host.unload(["no such id"]) == {}
+    parts = host.load(LoadRequest(models / "diffusion_models" / WAN, False))
+    freed = host.unload([model.id for model in host.resident()])
+    assert all(count >= 0 for count in freed.values())
+    del parts
+
+
+def unloads_everything(host: Host, models: Path) -> None:
+    host.unload_all()
+
+
+def tells_its_memory(host: Host, models: Path) -> None:
+    memory = host.memory()
+    assert memory.rss_bytes > 0
+    assert memory.mapped_bytes is None or 0 <= memory.mapped_bytes <= memory.rss_bytes
+
+
+def takes_progress_outside_a_job(host: Host, models: Path) -> None:
+    host.progress(1, 2)
+    host.throw_if_cancelled()
+
+
+CHECKS: dict[str, Callable[[Host, Path], Any]] = {
+    check.__name__: check
+    for check in (
+        has_a_name,
+        describes_the_machine,
+        lists_model_files_as_loaders_do,
+        locates_what_it_lists,
+        names_its_folders,
+        finds_files_that_come_later,
+        detects_or_says_nothing,
+        loads_every_weight_dtype,
+        keeps_the_stored_precision_when_asked,
+        loads_a_checkpoint,
+        refuses_a_file_that_is_no_model,
+        lists_what_it_loaded_with_its_file,
+        ids_stay_the_same,
+        unloads_by_id_and_ignores_strangers,
+        unloads_everything,
+        tells_its_memory,
+        takes_progress_outside_a_job,
+    )
+}
