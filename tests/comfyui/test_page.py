@@ -123,7 +123,7 @@ def test_a_report_survives_a_switch_between_workflows(page: Page) -> None:
     assert len(before) == 6
     page.evaluate("async () => { await app.extensionManager.command.execute('Comfy.NewBlankWorkflow') }")
     page.wait_for_function("() => app.rootGraph.nodes.length === 0")
-    page.locator(".workflow-label", has_text=DEMO.stem).first.click()
+    page.locator(".workflow-label", has_text=DEMO.stem).last.click()
     page.wait_for_function(
         "() => [...document.querySelectorAll('.managed-models-report')]"
         ".filter(e => !e.textContent.startsWith('The report appears')).length === 6",
