@@ -94,8 +94,8 @@ def main() -> int:
         again = median_seconds(lambda: library.identity(path), 200)
         print(
             f"{tensors} tensors, {path.stat().st_size / 1024**3:.1f} GB (sparse): "
-            f"struct + json {floor * 1e3:.2f} ms, read and checked {checked * 1e3:.2f} ms, identity {identity * 1e3:.2f} ms more, "
-            f"known file {again * 1e3:.3f} ms"
+            f"struct + json {floor * 1e3:.2f} ms, read and checked {checked * 1e3:.2f} ms, "
+            f"identity {identity * 1e3:.2f} ms more, known file {again * 1e3:.3f} ms"
         )
         good = [
             claim("read and checked / struct + json", checked / floor, 3.0, "x"),

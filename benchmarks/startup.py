@@ -8,6 +8,7 @@ Needs a ComfyUI (COMFYUI_PATH, or comfy-cli's workspace).
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -64,19 +65,24 @@ def main() -> int:
             (folder_of_empty / "__init__.py").write_text(EMPTY)
         ours = base / "custom_nodes" / "managed-models"
         ours.symlink_to(ROOT, target_is_directory=True)
-        for _ in range(RUNS):
+        # As for everybody, Python keeps compiled modules; the first run makes them.
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        environment["PYTHONPYCACHEPREFIX"] = str(base / "compiled")
+        for _ in range(RUNS + 1):
             command = [str(comfyui.python), "-c", INSIDE, str(comfyui.path), folder]
             command += [str(empty), str(ours), str(models)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
             line = next(x for x in done.stdout.splitlines() if x.startswith("RESULT "))
             results.append(json.loads(line.removeprefix("RESULT ")))
+    first = results.pop(0)
     results.sort(key=lambda r: r["ours"] - r["empty"])
     middle = results[RUNS // 2]
     added = (middle["ours"] - middle["empty"]) * 1e3
     print(
         f"ComfyUI {comfyui.version}, median of {RUNS}: empty extension {middle['empty'] * 1e3:.1f} ms, "
         f"ours {middle['ours'] * 1e3:.1f} ms; 1,000 model files in place, "
-        f"{middle['model_files_opened']} of them opened"
+        f"{middle['model_files_opened']} of them opened; the very first start, compiling: "
+        f"{(first['ours'] - first['empty']) * 1e3:.0f} ms"
     )
     good = [
         claim("added to the start", added, 150.0, "ms"),
