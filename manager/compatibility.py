@@ -12,6 +12,7 @@ from typing import Any
 from .errors import ManagedModelsError, ModelNotFound
 from .host import Host, SystemSnapshot
 from .identify import ModelIdentity
+from .identify.quantization import COMFY_FORMATS, COMFY_QUANT
 from .model import ModelInfo, ModelType, QuantizationType
 from .units import GB, format_bytes
 from .versions import compare_versions, parse_version
@@ -20,6 +21,7 @@ from .versions import compare_versions, parse_version
 TOLERANCE = 0.08
 FRAMEWORKS = frozenset({"pytorch", "torch", "comfyui"})
 FIRST_TORCH_WITH_FP8 = "2.1"
+FORMAT_UNSUPPORTED = "format_unsupported"
 
 # Format -> (the words for its arithmetic, the NVIDIA compute capability that has it).
 _NATIVE_SINCE: dict[QuantizationType, tuple[str, str]] = {
@@ -332,6 +334,17 @@ def _format_findings(subject: Subject, system: SystemSnapshot) -> Iterator[Findi
         )
     if kind not in _NATIVE_SINCE:
         return
+    if subject.identity is not None and not loads_layers(subject.identity, system):
+        yield Finding(
+            FORMAT_UNSUPPORTED,
+            Severity.BLOCKER,
+            f"{system.host} does not know {kind.value} layers: it would read the numbers as if they were "
+            "plain weights, and make noise.",
+            "Update ComfyUI, or use the original of this model.",
+            needed=f"{kind.value} layers",
+            found=", ".join(sorted(system.layer_formats or ())) or "none",
+        )
+        return
     torch = system.torch_version
     if kind in _FP8 and torch and compare_versions(torch, FIRST_TORCH_WITH_FP8) < 0:
         yield Finding(
@@ -358,6 +371,19 @@ def _format_findings(subject: Subject, system: SystemSnapshot) -> Iterator[Findi
         needed=f"compute capability {capability}",
         found=found,
     )
+
+
+def loads_layers(identity: ModelIdentity, system: SystemSnapshot) -> bool:
+    """Tell whether this host loads the file's quantized layers; True where nobody knows."""
+    if identity.quantization_layout != COMFY_QUANT or system.layer_formats is None:
+        return True
+    names = [name for name, kind in COMFY_FORMATS.items() if kind is _plain_kind(identity.quantization)]
+    return not names or bool(system.layer_formats.intersection(names))
+
+
+def _plain_kind(kind: QuantizationType) -> QuantizationType:
+    """Rotated int8 layers carry the name of plain ones."""
+    return QuantizationType.INT8 if kind is QuantizationType.INT8_CONVROT else kind
 
 
 def _at_least(found: str | None, needed: str) -> bool:

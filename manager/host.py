@@ -58,6 +58,7 @@ class SystemSnapshot:
         host: ``ComfyUI 0.33.0``, or ``this machine`` outside ComfyUI.
         knows_comfyui: whether ComfyUI's own torch, kernels and flags were asked.
         device: the backend that models run on: cuda, rocm, xpu, mps or cpu.
+        layer_formats: ComfyUI's names of the quantized layers that it loads; None if nobody knows.
     """
 
     host: str
@@ -73,6 +74,7 @@ class SystemSnapshot:
     cpu_count: int
     comfyui_version: str | None = None
     extensions: tuple[str, ...] = ()
+    layer_formats: frozenset[str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the shape that ``get_system_info`` promises, figures in GB."""

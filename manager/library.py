@@ -39,6 +39,9 @@ class ModelName(str):
         text.folder = folder
         return text
 
+    def __getnewargs__(self) -> tuple[str, str]:
+        return str(self), self.folder  # ComfyUI copies what nodes give, in depth
+
 
 class Library:
     """Find model files and say what they are.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .compatibility import ModelCompatibilityChecker
+from .compatibility import FORMAT_UNSUPPORTED, CompatibilityReport, ModelCompatibilityChecker
 from .errors import BadInput, Incompatible, ManagedModelsError
 from .files import FileIdentity
 from .host import AS_STORED, DEFAULT, WEIGHT_DTYPES, Host, LoadedParts, LoadRequest
@@ -98,6 +98,7 @@ class Loader:
         expected = ModelType.CHECKPOINT if folder == "checkpoints" else ModelType.DIFFUSION
         report = self._checker.report_file(name, path, expected)
         _refuse_wrong_role(name, identity)
+        _refuse_noise(name, report)
         if on_misfit == ERROR and not report.compatible:
             raise Incompatible(
                 f"{name} does not fit this machine: {report.issues[0]}",
@@ -146,6 +147,13 @@ def _refuse_wrong_role(name: str, identity: ModelIdentity) -> None:
         f"{name} is a {identity.title}, and a diffusion model or checkpoint is expected.",
         "Choose another file, or ComfyUI's own loader for this kind.",
     )
+
+
+def _refuse_noise(name: str, report: CompatibilityReport) -> None:
+    """Refuse what loads without an error and gives noise, whatever ``on_misfit`` says."""
+    for finding in report.findings:
+        if finding.code == FORMAT_UNSUPPORTED:
+            raise Incompatible(f"{name} cannot be used here: {finding.message}", finding.remedy)
 
 
 def _effective_dtype(weight_dtype: str, identity: ModelIdentity) -> tuple[str, list[str]]:

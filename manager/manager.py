@@ -54,7 +54,7 @@ class AdvancedModelManager:
         self.versions = ModelVersionManager(self.registry)
         self.checker = ModelCompatibilityChecker(self.host, self.library.identity)
         self.loader = Loader(self.host, self.library, self.checker)
-        self.quantizer = Quantizer(self.library.identity, self.host)
+        self.quantizer = Quantizer(self.library.identity, self.host, lambda: self.host.system().layer_formats)
         self._cleanup = CleanupTask(self._clean, self.config.cleanup_interval_seconds)
         self._next_sweep = 0.0
 

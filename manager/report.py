@@ -82,6 +82,10 @@ def render_quantize(details: Mapping[str, Any]) -> str:
             f"{_INDENT}Weights changed by {details['mean_error']:.2%} on average, "
             f"at most by {error:.2%} ({worst}); relative L2"
         )
+    if not details["loads_here"]:
+        lines.append(
+            f"{_INDENT}Problem: this ComfyUI is too old to load {details['format']} layers: update it"
+        )
     if details["seconds"] is not None:
         lines.append(
             f"{_INDENT}Took {details['seconds']:.1f} s; everything written was read back and agrees."

@@ -21,9 +21,12 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class ManagedModelsExtension(ComfyExtension):
-    """Registers routes and page, and gives ComfyUI the nodes."""
+    """Gives ComfyUI the nodes; registers routes and page as it is made.
 
-    async def on_load(self) -> None:
+    Not in ``on_load``, which ComfyUI calls only since a version after 0.8.
+    """
+
+    def __init__(self) -> None:
         startup.add_routes()
         startup.serve_page_from_any_folder()
         startup.warn_about_taken_names(NODES)

@@ -47,7 +47,7 @@ def refuse_unbuilt(values: Mapping[str, tuple[Any, Any]]) -> None:
     for name, (given, default) in values.items():
         if given != default:
             raise NotAvailable(
-                f"{name} is {given!r}, and this version does not have that yet.",
+                f"{name} {given!r} is not built yet.",
                 f"Set {name} back to {default!r}.",
             )
 

@@ -12,7 +12,7 @@ app.registerExtension({
   name: "managed_models",
 
   setup() {
-    const tag = definePanel(new ManagedModelsApi((path, options) => api.fetchApi(path, options)));
+    const tag = definePanel(new ManagedModelsApi((path, options) => api.fetchApi(path, options)), api);
     app.extensionManager.registerSidebarTab({
       id: TAB,
       icon: "pi pi-database",

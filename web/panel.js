@@ -24,26 +24,33 @@ ${TAG} input { width:100%; box-sizing:border-box; margin-bottom:8px; }
 ${TAG} .mm-error { color:var(--error-text); }
 `;
 
-/** Define the element once and return its tag. */
-export function definePanel(api) {
+/**
+ * Define the element once and return its tag.
+ * @param {import("./service.js").ManagedModelsApi} api
+ * @param {EventTarget} events tells of prompts that are done, which may have written files
+ */
+export function definePanel(api, events) {
   if (!customElements.get(TAG)) {
-    customElements.define(TAG, class extends ManagedModelsPanel { api = api; });
+    customElements.define(TAG, class extends ManagedModelsPanel { api = api; events = events; });
   }
   return TAG;
 }
 
 class ManagedModelsPanel extends HTMLElement {
   #timer = 0;
+  #onDone = () => this.#refreshFiles();
   #parts = null;
   #files = [];
 
   connectedCallback() {
     this.#build();
+    this.events.addEventListener("execution_success", this.#onDone);
     this.#refreshFiles();
     this.#tick();
   }
 
   disconnectedCallback() {
+    this.events.removeEventListener("execution_success", this.#onDone);
     clearTimeout(this.#timer);
     this.#timer = 0;
   }

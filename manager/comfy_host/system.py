@@ -43,6 +43,7 @@ def snapshot(name: str) -> SystemSnapshot:
         cpu_count=os.cpu_count() or 1,
         comfyui_version=comfyui_version(),
         extensions=_extensions(),
+        layer_formats=_layer_formats(),
     )
 
 
@@ -57,6 +58,15 @@ def _gpus(total_ram: int, available_ram: int) -> tuple[Gpu, ...]:
         return found
     total = int(mm.get_total_memory(device))
     return (Gpu(str(device), device.type, total, int(mm.get_free_memory(device))),)
+
+
+def _layer_formats() -> frozenset[str]:
+    """Return the layer formats that this ComfyUI loads; an older one ignores their markers."""
+    try:
+        from comfy.quant_ops import QUANT_ALGOS
+    except ImportError:
+        return frozenset()
+    return frozenset(QUANT_ALGOS)
 
 
 def _extensions() -> tuple[str, ...]:

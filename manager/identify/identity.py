@@ -46,6 +46,7 @@ class ModelIdentity:
         precision: the dominant storage in words.
         quantization: the same as a type.
         quantized_layers: layers that carry a quantization marker.
+        quantization_layout: whose marker it is, ``comfy_quant`` or ``scaled_fp8``; empty without one.
         seen: a few tensor names, for a file that nobody recognised.
     """
 
@@ -63,6 +64,7 @@ class ModelIdentity:
     quantization: QuantizationType
     quantized_layers: int
     seen: tuple[str, ...] = ()
+    quantization_layout: str = ""
 
     @property
     def recognised(self) -> bool:
@@ -134,6 +136,7 @@ def identify(header: Header, detect: Detect | None = None) -> ModelIdentity:
         precision=quantization.precision,
         quantization=quantization.type,
         quantized_layers=quantization.layers,
+        quantization_layout=quantization.layout,
         seen=() if kind.role is not ModelType.OTHER else tuple(list(header.tensors)[:5]),
     )
 

@@ -15,6 +15,8 @@ from ..model import QuantizationType
 LAYER_MARKER = ".comfy_quant"
 FILE_MARKER = "_quantization_metadata"
 OLD_MARKER = "scaled_fp8"
+COMFY_QUANT = "comfy_quant"
+SCALED_FP8 = "scaled_fp8"
 _OLD_SCALE = ".scale_weight"
 # Tensors that describe quantized weights and are no weights themselves.
 SIDE_SUFFIXES = (
@@ -56,16 +58,20 @@ _WORDS: dict[QuantizationType, str] = {
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the weights are stored: our type, words for people, and how many layers carry a marker."""
+    """How the weights are stored: our type, words for people, how many layers carry a marker, and whose.
+
+    ``layout`` is ``comfy_quant``, ``scaled_fp8`` (the older marker), or empty.
+    """
 
     type: QuantizationType
     precision: str
     layers: int
+    layout: str = ""
 
 
 def is_side_tensor(name: str) -> bool:
     """Tell whether a tensor only describes another one's quantization."""
-    return name.endswith(SIDE_SUFFIXES) or name.rpartition(".")[2] == OLD_MARKER
+    return name.endswith(SIDE_SUFFIXES) or _is_old_marker(name)
 
 
 def read_layer_formats(header: Header) -> dict[str, QuantizationType]:
@@ -78,7 +84,7 @@ def read_layer_formats(header: Header) -> dict[str, QuantizationType]:
     if conf is None:
         conf = _layer_markers(header)
     formats = {layer: _format_of(entry) for layer, entry in conf.items()}
-    if any(name.rpartition(".")[2] == OLD_MARKER for name in header.tensors):
+    if any(_is_old_marker(name) for name in header.tensors):
         for name in header.tensors:
             if name.endswith(_OLD_SCALE):
                 formats.setdefault(name[: -len(_OLD_SCALE)], QuantizationType.FP8_E4M3)
@@ -95,7 +101,8 @@ def find_quantization(
         words = _WORDS.get(kind, kind.value)
         if len(marked) > 1:
             words = "mixed: " + ", ".join(_WORDS.get(k, k.value) for k, _ in marked.most_common())
-        return Quantization(kind, words, sum(marked.values()))
+        layout = SCALED_FP8 if any(_is_old_marker(name) for name in header.tensors) else COMFY_QUANT
+        return Quantization(kind, words, sum(marked.values()), layout)
     elements: Counter[str] = Counter()
     for info in weights.values():
         elements[info.dtype] += info.elements
@@ -103,6 +110,10 @@ def find_quantization(
         return Quantization(QuantizationType.NONE, "no weights", 0)
     dtype = elements.most_common(1)[0][0]
     return Quantization(_DTYPE_QUANTIZATION.get(dtype, QuantizationType.NONE), dtype_name(dtype), 0)
+
+
+def _is_old_marker(name: str) -> bool:
+    return name.rpartition(".")[2] == OLD_MARKER
 
 
 def _format_of(entry: Mapping[str, object]) -> QuantizationType:

@@ -77,7 +77,7 @@ class QuantizeRequest:
         for name in ("target_size_gb", "allow_requantize", "max_memory_gb"):
             if getattr(self, name):
                 raise NotAvailable(
-                    f"{name} is {getattr(self, name)!r}, and this version does not have it yet.",
+                    f"{name} {getattr(self, name)!r} is not built yet.",
                     f"Leave {name} at its default.",
                 )
         assert target is not None
@@ -107,11 +107,18 @@ class Quantizer:
     Args:
         identity: reads a file's identity.
         watch: shows progress and may stop a run; see :class:`engine.Watch`.
+        layer_formats: the quantized layers that this host loads; None when nobody knows.
     """
 
-    def __init__(self, identity: Callable[[Path], ModelIdentity], watch: Any = None) -> None:
+    def __init__(
+        self,
+        identity: Callable[[Path], ModelIdentity],
+        watch: Any = None,
+        layer_formats: Callable[[], frozenset[str] | None] = lambda: None,
+    ) -> None:
         self._identity = identity
         self._watch = watch or Watching()
+        self._layer_formats = layer_formats
 
     def output_path(self, source: Path, request: QuantizeRequest, output_name: str = "") -> Path:
         """Return where the result goes: beside the source, under a given or derived name.
@@ -149,13 +156,14 @@ class Quantizer:
         started = time.monotonic()
         earlier = self._find_earlier(source, output, recipe, request.overwrite)
         plans = plan_tensors(header, identity, target, request.policy, patterns)
-        if earlier is not None:
-            return _details(header, identity, plans, target, recipe, output, earlier, reused=True)
-        _check_room(output, plans, target)
-        plans = self._run(header, plans, target, recipe, output, request)
-        written = read_header(output)
-        details = _details(header, identity, plans, target, recipe, output, written, reused=False)
-        details["seconds"] = round(time.monotonic() - started, 2)
+        if earlier is None:
+            _check_room(output, plans, target)
+            plans = self._run(header, plans, target, recipe, output, request)
+        written = earlier or read_header(output)
+        details = _details(header, identity, plans, target, recipe, output, written, earlier is not None)
+        details["seconds"] = None if earlier else round(time.monotonic() - started, 2)
+        known = self._layer_formats()
+        details["loads_here"] = known is None or not target.comfy_format or target.comfy_format in known
         return details
 
     def _run(

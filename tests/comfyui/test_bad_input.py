@@ -149,7 +149,7 @@ def test_an_ability_that_is_not_built_is_refused(client: Client, name: str, key:
     entry = client.wait(answer.json()["prompt_id"])
     message = next(d for kind, d in entry["status"]["messages"] if kind == "execution_error")
     assert key in message["exception_message"]
-    assert "does not have" in message["exception_message"]
+    assert "not built yet" in message["exception_message"]
 
 
 def test_pressing_stop_leaves_nothing_behind(client: Client, diffusion_models: Path) -> None:
