@@ -157,7 +157,8 @@ def _file_findings(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "wrong_role",
             Severity.BLOCKER,
-            f"This file is a {identity.title}, and a {_role_words(subject.expected)} is expected here.",
+            f"This file is {with_article(identity.title)}, and {with_article(_role_words(subject.expected))} "
+            "is expected here.",
             f"Load it with ComfyUI's {loader!r} node." if loader else "Choose another file.",
             needed=_role_words(subject.expected),
             found=_role_words(identity.role),
@@ -168,6 +169,11 @@ def _same_kind(role: ModelType, expected: ModelType) -> bool:
     if expected is ModelType.OTHER or role is expected:
         return True
     return role in _DIFFUSION and expected in _DIFFUSION
+
+
+def with_article(words: str) -> str:
+    """Return ``a VAE``, ``an upscaler``."""
+    return f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}"
 
 
 def _role_words(role: ModelType) -> str:
@@ -277,7 +283,7 @@ def _torch_findings(info: ModelInfo, system: SystemSnapshot) -> Iterator[Finding
             needed=needed,
             found="none",
         )
-    elif compare_versions(system.torch_version, needed) < 0:
+    elif _older(system.torch_version, needed):
         yield Finding(
             "torch_version",
             Severity.BLOCKER,
@@ -346,7 +352,7 @@ def _format_findings(subject: Subject, system: SystemSnapshot) -> Iterator[Findi
         )
         return
     torch = system.torch_version
-    if kind in _FP8 and torch and compare_versions(torch, FIRST_TORCH_WITH_FP8) < 0:
+    if kind in _FP8 and torch and _older(torch, FIRST_TORCH_WITH_FP8):
         yield Finding(
             "torch_version",
             Severity.BLOCKER,
@@ -386,6 +392,11 @@ def _plain_kind(kind: QuantizationType) -> QuantizationType:
     return QuantizationType.INT8 if kind is QuantizationType.INT8_CONVROT else kind
 
 
+def _older(found: str, needed: str) -> bool:
+    """Tell whether an installed version is older; one that nobody can read gets the benefit of the doubt."""
+    return parse_version(found) is not None and compare_versions(found, needed) < 0
+
+
 def _at_least(found: str | None, needed: str) -> bool:
     return found is not None and compare_versions(found, needed) >= 0
 
@@ -396,15 +407,17 @@ def _memory_notes(subject: Subject, system: SystemSnapshot) -> Iterator[Finding]
         return
     weights = identity.weight_bytes
     video = max((gpu.total_bytes for gpu in system.gpus), default=0)
-    if weights > system.total_ram_bytes + video:
+    shared = any(gpu.backend == "mps" for gpu in system.gpus)
+    everything = max(system.total_ram_bytes, video) if shared else system.total_ram_bytes + video
+    if weights > everything:
         yield Finding(
             "larger_than_memory",
             Severity.SLOW,
             f"Its weights take {format_bytes(weights)}, more than all memory here together "
-            f"({format_bytes(system.total_ram_bytes + video)}).",
+            f"({format_bytes(everything)}).",
             "ComfyUI would have to read them from the disk at every step: quantize the model first.",
             needed=format_bytes(weights),
-            found=format_bytes(system.total_ram_bytes + video),
+            found=format_bytes(everything),
         )
     elif system.gpus and weights > video:
         yield Finding(

@@ -11,6 +11,7 @@ ManagedModelsError
 │   └── InvalidHeader    a safetensors file, but broken: says where
 ├── Incompatible         the model cannot be used on this machine
 ├── LoadFailed           the host refused the file
+├── UnfilledOutputError  an output was used that the loaded file could not fill
 ├── QuantizeError
 │   ├── NothingToQuantize
 │   ├── AlreadyQuantized
@@ -88,6 +89,12 @@ class Incompatible(ManagedModelsError):
 
 class LoadFailed(ManagedModelsError):
     code = "load_failed"
+
+
+class UnfilledOutputError(ManagedModelsError, AttributeError):
+    """Also an AttributeError, so that ``hasattr`` on an empty output stays False."""
+
+    code = "unfilled_output"
 
 
 class QuantizeError(ManagedModelsError):

@@ -1,7 +1,8 @@
-"""A file's identity without reading it, and the sweep of temporary files that nobody owns any more."""
+"""A file's identity without reading it, its hash, and the temporary files that nobody owns any more."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterable
@@ -12,8 +13,10 @@ import psutil
 
 from .errors import ModelNotFound
 from .formats.writer import TEMPORARY_SUFFIX, temporary_owner
+from .watch import Nobody, Watch
 
 STALE_AFTER_SECONDS = 3600
+_HASH_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class FileIdentity:
         """
         try:
             status = os.stat(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ModelNotFound(
                 f"There is no file at {path}.", "Check the path, or download the model first."
             ) from error
@@ -43,6 +46,21 @@ class FileIdentity:
     def key(self) -> str:
         """One line that changes when the file does."""
         return f"{self.path}|{self.size}|{self.mtime_ns}"
+
+
+def file_sha256(path: Path, watch: Watch | None = None) -> str:
+    """Return the SHA-256 of a file in lower-case hex, telling ``watch`` how far it is."""
+    watch = watch or Nobody()
+    total = path.stat().st_size
+    digest = hashlib.sha256()
+    done = 0
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(_HASH_BYTES):
+            watch.throw_if_cancelled()
+            digest.update(piece)
+            done += len(piece)
+            watch.progress(done, total)
+    return digest.hexdigest()
 
 
 def find_stale_temporaries(folders: Iterable[Path], now: float | None = None) -> list[Path]:

@@ -95,7 +95,7 @@ class SystemSnapshot:
 
 
 class ModelFolder(NamedTuple):
-    """One of the host's folders: its type (``diffusion_models``) and where it is."""
+    """A folder with models: its type (``diffusion_models``) and where it is."""
 
     type: str
     path: Path

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ManagedModelsError
-from .formats.safetensors import Header, read_header
+from .files import file_sha256
+from .formats.safetensors import read_header
 from .formats.writer import find_damage
+from .lineage import recorded_checksums
+from .watch import Watch
 
-CHECKSUMS_KEY = "managed_models.crc32"
 
-
-def verify_file(path: Path, sha256: str | None = None, watch: Any = None) -> dict[str, Any]:
+def verify_file(path: Path, sha256: str | None = None, watch: Watch | None = None) -> dict[str, Any]:
     """Check one file and return JSON-safe details.
 
     Args:
@@ -38,25 +39,12 @@ def verify_file(path: Path, sha256: str | None = None, watch: Any = None) -> dic
         return _result(path, checked, str(error), code=error.code)
     measured = None
     if sha256:
-        from .quantize.service import file_sha256
-
         checked.append("SHA-256")
         measured = file_sha256(path, watch)
         if measured != sha256.lower():
             problem = f"Its SHA-256 is {measured}, and {sha256.lower()} was expected."
             return _result(path, checked, problem, measured)
     return _result(path, checked, "", measured)
-
-
-def recorded_checksums(header: Header) -> dict[str, int]:
-    """Return the CRC-32 that a file of ours carries for each tensor; empty for any other file."""
-    numbers = header.metadata.get(CHECKSUMS_KEY, "").split(",")
-    if len(numbers) != len(header.tensors) or not all(numbers):
-        return {}
-    try:
-        return {name: int(n, 16) for name, n in zip(header.tensors, numbers, strict=True)}
-    except ValueError:
-        return {}
 
 
 def _result(

@@ -39,7 +39,7 @@ class ModelName(str):
         text.folder = folder
         return text
 
-    def __getnewargs__(self) -> tuple[str, str]:
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
         return str(self), self.folder  # ComfyUI copies what nodes give, in depth
 
 
@@ -128,9 +128,13 @@ class Library:
                 f"{reference} is an address, and reading models over the network is not built yet.",
                 "Download the file, and give its path.",
             )
-        path = Path(reference).expanduser()
-        if not version and (path.exists() or path.is_absolute()):
-            return path
+        try:
+            path = Path(reference).expanduser()
+            there = path.exists() or path.is_absolute()
+        except (OSError, RuntimeError, ValueError):  # no path of this system
+            path, there = Path(reference), False
+        if not version and there and reference.strip():
+            return path.absolute()
         try:
             return self.find(reference, version=version).path
         except ModelNotFound:
@@ -160,18 +164,23 @@ class Library:
         if known is None:
             known = identify(read_header(path), self._host.detect)
             facts = known.to_dict()
-            self._defer(lambda: self._registry.put_facts(file, facts))
+            if is_storable(str(path)):
+                self._defer(lambda: self._registry.put_facts(file, facts))
         with self._lock:
             self._identities[file] = known
         return known
 
+    def info_of(self, path: Path) -> ModelInfo | None:
+        """Return what a person said about the file, None when nobody did."""
+        return self._registry.active_by_path().get(str(path.absolute()))
+
     def version_of(self, path: Path) -> str | None:
         """Return the version that a person gave the file, None when nobody did."""
-        info = self._registry.active_by_path().get(str(path))
+        info = self.info_of(path)
         return info.version if info else None
 
     def _recorded(self, file: FileIdentity) -> ModelIdentity | None:
-        facts = self._registry.facts(file)
+        facts = self._registry.facts(file) if is_storable(str(file.path)) else None
         if facts is None:
             return None
         try:
@@ -200,10 +209,10 @@ class Library:
         return ModelFile(kind, name, path) if path else None
 
     def _file_of(self, info: ModelInfo, folders: Sequence[str] | None) -> ModelFile:
-        words = f"{info.name} {info.version} is registered, and its file {info.file_path}"
+        words = f"{info.name} {info.version} is registered, and its file {info.file_path.name}"
         if not info.file_path.is_file():
             raise ModelNotFound(f"{words} is not there.", "Download it, or register where it is now.")
-        file = next((f for f in self.files() if f.path == info.file_path), None)
+        file = next((f for f in self.files() if f.path == info.file_path.absolute()), None)
         if file is None:  # outside the model folders, where the person who registered it keeps it
             return ModelFile("", info.file_path.name, info.file_path)
         if folders is not None and file.folder not in folders:
@@ -243,10 +252,21 @@ def model_links(file: ModelFile, info: ModelInfo | None) -> list[dict[str, str]]
     return [link]
 
 
+def is_storable(text: str) -> bool:
+    """Tell whether a text can go into the registry: the name of a file that is no UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _checked(reference: object) -> str:
     if not isinstance(reference, str) or not reference.strip():
         raise BadInput(f"model_name is {reference!r}.", "Give the name of a model file.")
     text = reference.strip()
+    if not is_storable(text):
+        raise BadInput(f"model_name is {text!r}, which is no text.", "Give the name of a model file.")
     parts = text.replace("\\", "/").split("/")
     if text.startswith(_REMOTE):
         raise NotAvailable(

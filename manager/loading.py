@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .compatibility import FORMAT_UNSUPPORTED, CompatibilityReport, ModelCompatibilityChecker
-from .errors import BadInput, Incompatible, ManagedModelsError
+from .compatibility import (
+    FORMAT_UNSUPPORTED,
+    CompatibilityReport,
+    ModelCompatibilityChecker,
+    with_article,
+)
+from .errors import BadInput, Incompatible, NotAvailable, UnfilledOutputError
 from .files import FileIdentity
 from .host import AS_STORED, DEFAULT, WEIGHT_DTYPES, Host, LoadedParts, LoadRequest
 from .identify import ModelIdentity
@@ -18,12 +24,6 @@ from .model import ModelType, QuantizationType
 WARN = "warn"
 ERROR = "error"
 ON_MISFIT = (WARN, ERROR)
-
-
-class UnfilledOutputError(ManagedModelsError, AttributeError):
-    """An output was used that the loaded file could not fill. ``hasattr`` on it stays False."""
-
-    code = "unfilled_output"
 
 
 class UnfilledOutput:
@@ -87,16 +87,12 @@ class Loader:
             Incompatible: something blocks it, and ``on_misfit`` is ``error``.
             FileError, ModelNotFound, LoadFailed: the file is not there, no good, or refused.
         """
-        for option, value, choices in (
-            ("weight_dtype", weight_dtype, WEIGHT_DTYPES),
-            ("on_misfit", on_misfit, ON_MISFIT),
-        ):
-            if value not in choices:
-                raise BadInput(f"{option} is {value!r}.", f"Use one of {', '.join(choices)}.")
+        _check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
+        _check_choice("on_misfit", on_misfit, ON_MISFIT, later=("use_smaller",))
         file = FileIdentity.of(path)
         identity = self._library.identity(path)
         expected = ModelType.CHECKPOINT if folder == "checkpoints" else ModelType.DIFFUSION
-        report = self._checker.report_file(name, path, expected)
+        report = self._checker.report_file(name, path, expected, self._library.info_of(path))
         _refuse_wrong_role(name, identity)
         _refuse_noise(name, report)
         if on_misfit == ERROR and not report.compatible:
@@ -129,6 +125,14 @@ class Loader:
 _LOADERS = {"CLIP": "Load CLIP", "VAE": "Load VAE"}
 
 
+def _check_choice(option: str, value: str, choices: Sequence[str], later: Sequence[str] = ()) -> None:
+    """Refuse a value that does not exist, or that a later version will have."""
+    if value in later:
+        raise NotAvailable(f"{option} {value!r} is not built yet.", f"Use one of {', '.join(choices)}.")
+    if value not in choices:
+        raise BadInput(f"{option} is {value!r}.", f"Use one of {', '.join(choices)}.")
+
+
 def _fill(parts: LoadedParts, name: str) -> dict[str, str]:
     """Return the outputs that the file cannot fill and the loader for each."""
     found = {"CLIP": parts.clip, "VAE": parts.vae}
@@ -144,7 +148,7 @@ def _refuse_wrong_role(name: str, identity: ModelIdentity) -> None:
     if identity.is_diffusion or not identity.recognised:
         return
     raise BadInput(
-        f"{name} is a {identity.title}, and a diffusion model or checkpoint is expected.",
+        f"{name} is {with_article(identity.title)}, and a diffusion model or checkpoint is expected.",
         "Choose another file, or ComfyUI's own loader for this kind.",
     )
 

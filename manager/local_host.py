@@ -44,16 +44,17 @@ class LocalHost:
     """Obeys :class:`Host` on the bare machine. Models load as dictionaries of tensors.
 
     Args:
-        roots: folders with models; one with ComfyUI's sub-folders is read like ``models``.
+        roots: folders with models, of a type that is said or seen: one with ComfyUI's sub-folders is
+            read like ``models``, any other is a type of its own.
         on_progress: called with bytes done and bytes in all during long jobs.
     """
 
     def __init__(
         self,
-        roots: Sequence[Path] = (),
+        roots: Sequence[Path | ModelFolder] = (),
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._roots = [Path(root) for root in roots]
+        self._roots = list(roots)
         self._on_progress = on_progress
         self._cancel = threading.Event()
         self._loaded: dict[str, tuple[Path, dict[str, Any], int]] = {}
@@ -95,12 +96,12 @@ class LocalHost:
     def folders(self) -> Sequence[ModelFolder]:
         found: list[ModelFolder] = []
         for root in self._roots:
+            if isinstance(root, ModelFolder):
+                found.append(root)
+                continue
             known = [name for name in FOLDER_TYPES if (root / name).is_dir()]
-            if known:
-                found += [ModelFolder(FOLDER_ALIASES.get(n, n), root / n) for n in known]
-            else:
-                found.append(ModelFolder(FOLDER_ALIASES.get(root.name, root.name), root))
-        return found
+            found += [ModelFolder(name, root / name) for name in known] or [ModelFolder(root.name, root)]
+        return [folder._replace(type=FOLDER_ALIASES.get(folder.type, folder.type)) for folder in found]
 
     def folder_types(self) -> Sequence[str]:
         return list(dict.fromkeys(folder.type for folder in self.folders()))
@@ -139,7 +140,10 @@ class LocalHost:
             tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
         size = sum(t.nbytes for t in tensors.values())
         self._loaded[str(id(tensors))] = (request.path, tensors, size)
-        return LoadedParts(tensors, dtype=request.weight_dtype, size_bytes=size)
+        dtype = request.weight_dtype
+        if dtype in (DEFAULT, AS_STORED):
+            dtype = request.stored_dtype
+        return LoadedParts(tensors, dtype=dtype, size_bytes=size)
 
     def resident(self) -> Sequence[ResidentModel]:
         return [

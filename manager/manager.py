@@ -11,18 +11,18 @@ from typing import Any
 from .cleanup import CleanupTask
 from .compatibility import CompatibilityReport, ModelCompatibilityChecker
 from .config import ModelManagerConfig
-from .errors import ManagedModelsError, ModelNotFound, NotAvailable
+from .errors import BadInput, ManagedModelsError, ModelNotFound, NotAvailable
 from .files import find_stale_temporaries
 from .host import DEFAULT, Host, LoadedParts, ModelFile
 from .integrity import verify_file
-from .library import Library
+from .library import Library, is_storable
 from .loading import WARN, Loader
 from .local_host import LocalHost
 from .memory import memory_report
 from .model import FOLDER_TYPES, ModelInfo
 from .quantize import Quantizer, QuantizeRequest
 from .registry import Registry
-from .versions import ModelVersionManager, parse_version
+from .versions import ModelVersionManager, newer_versions, parse_version
 
 log = logging.getLogger("managed_models.manager")
 _SWEEP_SECONDS = 3600.0
@@ -122,11 +122,13 @@ class AdvancedModelManager:
 
     def suggest_model_upgrade(self, name: str) -> str | None:
         """Return a newer version than the active one that nothing here blocks, or None."""
-        newest = self.versions.suggest_upgrade(name)
-        if newest is None:
-            return None
-        info = self.registry.get(name, newest)
-        return newest if info is not None and self.checker.report(info).compatible else None
+        active = self.registry.active_version(name)
+        newer = newer_versions(self.registry.versions(name), active) if active else []
+        for version in reversed(newer):
+            info = self.registry.get(name, version)
+            if info is not None and self.checker.report(info).compatible:
+                return version
+        return None
 
     def upgrade(self, name: str) -> str | None:
         """Make the suggested version the active one and return it; None when there is none."""
@@ -139,13 +141,12 @@ class AdvancedModelManager:
 
     def check_model_compatibility(self, name: str) -> tuple[bool, list[str]]:
         """Return whether nothing blocks the model here, and every finding in words."""
-        info = self.registry.get(name)
-        if info is not None:
-            return self.checker.check_model_compatibility(info)
         try:
             report = self.check(name)
-        except ManagedModelsError:
+        except (ModelNotFound, BadInput):
             return False, [f"Model {name!r} is not registered"]
+        except ManagedModelsError as error:
+            return False, [str(error)]
         return report.compatible, report.issues
 
     def check(self, reference: str) -> CompatibilityReport:
@@ -154,7 +155,7 @@ class AdvancedModelManager:
         Raises:
             ModelNotFound: there is no such model.
         """
-        info = self.registry.get(reference)
+        info = self.registry.get(reference) if is_storable(reference) else None
         if info is not None:
             return self.checker.report(info)
         path = self.library.find_path(reference)
@@ -166,7 +167,7 @@ class AdvancedModelManager:
         Raises:
             ModelNotFound: it is not there.
         """
-        known = self.registry.active_by_path().get(str(file.path))
+        known = self.library.info_of(file.path)
         return self.checker.report_file(file.name, file.path, FOLDER_TYPES.get(file.folder), known)
 
     def get_system_info(self) -> dict[str, Any]:
@@ -182,7 +183,7 @@ class AdvancedModelManager:
 
     def verify(self, path: Path) -> dict[str, Any]:
         """Return whether a file is whole: header, recorded checksums, and its hash if it is known."""
-        known = self.registry.active_by_path().get(str(path))
+        known = self.library.info_of(path)
         return verify_file(path, known.sha256 if known else None, self.host)
 
     # Memory

@@ -57,7 +57,7 @@ def render_identity(details: Mapping[str, Any]) -> str:
         lines.append(f"{_INDENT}Made by Managed Models from {made['name']} as {made['format']}")
     for key, value in details["metadata"].items():
         shown = value if len(value) <= 200 else f"{value[:200]}... ({len(value)} characters)"
-        lines.append(_INDENT + f"{key}: {shown}")
+        lines.append(_INDENT + one_line(f"{key}: {shown}"))
     return "\n".join(lines)
 
 
@@ -154,7 +154,7 @@ def render_system(info: Mapping[str, Any]) -> str:
 
 def render_error(error: Mapping[str, Any]) -> str:
     """Return the words of an error as :meth:`ManagedModelsError.to_dict` gives it."""
-    return f"Error: {error['message']}"
+    return f"Error: {one_line(error['message'])}"
 
 
 def identity_lines(identity: Mapping[str, Any] | None, size_bytes: int | None) -> list[str]:
@@ -184,9 +184,9 @@ def finding_lines(findings: Iterable[Mapping[str, Any]]) -> list[str]:
     for severity, word in _SEVERITY_WORDS.items():
         for finding in findings:
             if finding["severity"] == severity:
-                lines.append(f"{_INDENT}{word}: {finding['message']}")
+                lines.append(f"{_INDENT}{word}: {one_line(finding['message'])}")
                 if finding["remedy"]:
-                    lines.append(f"{_INDENT}{_INDENT}{finding['remedy']}")
+                    lines.append(f"{_INDENT}{_INDENT}{one_line(finding['remedy'])}")
     return lines
 
 
@@ -195,6 +195,11 @@ def system_words(info: Mapping[str, Any]) -> str:
     torch = f"PyTorch {info['pytorch_version']}" if info["pytorch_version"] else "no PyTorch"
     gpus = [f"{gpu['name']} with {gpu['total_memory_gb']:.1f} GB" for gpu in info["gpu_devices"]]
     return ", ".join([info["host"], torch, *(gpus or ["no GPU"]), f"{info['total_ram_gb']:.1f} GB RAM"])
+
+
+def one_line(text: str) -> str:
+    """Return what a stranger wrote without what would start a line or move a terminal's cursor."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _layers(count: int) -> str:

@@ -82,6 +82,13 @@ def guard_write(handler: JsonHandler) -> Handler:
     return guarded
 
 
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
 def _foreign(request: web.Request) -> web.Response | None:
     host = request.headers.get("Host", "").lower()
     if not host_allowed(host):
@@ -91,7 +98,7 @@ def _foreign(request: web.Request) -> web.Response | None:
             f"The host {host!r} is not allowed. Add it to {ALLOWED_HOSTS_VARIABLE} if it is yours.",
         )
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host:
+    if origin is not None and _netloc(origin) != host:
         return refuse(403, "cross_origin", "Only this server's own page may do this.")
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
         return refuse(403, "cross_site", "Only this server's own page may do this.")

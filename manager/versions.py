@@ -72,6 +72,13 @@ def latest_of(versions: Iterable[str]) -> str | None:
     return (final or ordered)[-1] if ordered else None
 
 
+def newer_versions(versions: Iterable[str], current: str) -> list[str]:
+    """Return what one may upgrade to, in ascending order; pre-releases only when there is nothing else."""
+    known = sorted(versions, key=version_key)
+    final = [v for v in known if (p := parse_version(v)) is not None and not p.is_prerelease]
+    return [version for version in final or known if compare_versions(version, current) > 0]
+
+
 def select_version(versions: Iterable[str], requirement: str) -> str | None:
     """Return the newest version that ``requirement`` (or ``latest``) admits, or None."""
     versions = list(versions)
@@ -130,7 +137,5 @@ class ModelVersionManager:
         someone who has nothing but pre-releases.
         """
         current = current_version or self._registry.active_version(name)
-        latest = self.get_latest_version(name)
-        if current is None or latest is None or compare_versions(latest, current) <= 0:
-            return None
-        return latest
+        newer = newer_versions(self._registry.versions(name), current) if current else []
+        return newer[-1] if newer else None

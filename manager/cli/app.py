@@ -10,7 +10,7 @@ import typer
 
 from .. import __version__
 from ..errors import BadInput, ModelNotFound, NotAvailable
-from .output import progress_bar, reports_errors, show, table
+from .output import close_after_command, progress_bar, reports_errors, show, table
 
 if TYPE_CHECKING:
     from ..manager import AdvancedModelManager
@@ -125,6 +125,9 @@ def check(
     clip: Annotated[str | None, typer.Option(help="Not built yet.")] = None,
     vae: Annotated[str | None, typer.Option(help="Not built yet.")] = None,
     lora: Annotated[str | None, typer.Option(help="Not built yet.")] = None,
+    allow_local_network: Annotated[
+        bool, typer.Option("--allow-local-network", help="Not built yet.")
+    ] = False,
     server: ServerOption = None,
     comfyui: ComfyOption = None,
     json_output: JsonOption = False,
@@ -134,6 +137,7 @@ def check(
 
     _refuse(width=(width, 0), height=(height, 0), length=(length, 0), batch_size=(batch_size, 1))
     _refuse(clip=(clip, None), vae=(vae, None), lora=(lora, None))
+    _refuse(allow_local_network=(allow_local_network, False))
     if server:
         from .server import ask
 
@@ -295,6 +299,7 @@ def _manager(
 ) -> AdvancedModelManager:
     """Make the manager for one command: its folders, its registry, and who hears of progress."""
     from ..config import ModelManagerConfig, registry_url
+    from ..host import ModelFolder
     from ..local_host import LocalHost
     from ..manager import AdvancedModelManager
     from .installation import comfyui_registry, comfyui_roots, default_registry
@@ -302,10 +307,13 @@ def _manager(
     for root in roots or []:
         if not root.is_dir():
             raise ModelNotFound(f"There is no folder {root}.", "Check the path.")
-    folders = [root.absolute() for root in roots or []] + (comfyui_roots(comfyui) if comfyui else [])
+    folders: list[Path | ModelFolder] = [root.absolute() for root in roots or []]
+    if comfyui:
+        folders += comfyui_roots(comfyui)
     url = registry_url(comfyui_registry(comfyui) if comfyui else default_registry())
-    config = ModelManagerConfig(database_url=url, model_roots=folders)
-    return AdvancedModelManager(config, LocalHost(folders, on_progress))
+    manager = AdvancedModelManager(ModelManagerConfig(database_url=url), LocalHost(folders, on_progress))
+    close_after_command(manager.close)
+    return manager
 
 
 def _refuse(**options: tuple[Any, Any]) -> None:

@@ -10,8 +10,8 @@ from ..formats.safetensors import read_header
 from ..host import ModelFile
 from ..identify import ModelIdentity
 from ..library import try_identity
+from ..lineage import OUR_KEYS, made_from
 from ..manager import AdvancedModelManager
-from ..quantize.service import OUR_KEYS, made_from
 from ..units import format_bytes
 
 _THREADS = 4

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileError, ModelNotFound
+from ..host import ModelFolder
 
 REGISTRY = "registry.sqlite"
+_NO_MODELS = ("custom_nodes", "configs")
 
 
 def default_registry() -> Path:
@@ -19,10 +22,10 @@ def default_registry() -> Path:
 
 def comfyui_registry(installation: Path) -> Path:
     """Return the registry file that the extension uses inside this ComfyUI."""
-    return installation.absolute() / "user" / "__managed_models" / REGISTRY
+    return installation.expanduser().absolute() / "user" / "__managed_models" / REGISTRY
 
 
-def comfyui_roots(installation: Path) -> list[Path]:
+def comfyui_roots(installation: Path) -> list[Path | ModelFolder]:
     """Return the folders that hold this ComfyUI's models, ``extra_model_paths.yaml`` included.
 
     Raises:
@@ -38,7 +41,7 @@ def comfyui_roots(installation: Path) -> list[Path]:
     return [installation / "models", *_extra_roots(installation / "extra_model_paths.yaml")]
 
 
-def _extra_roots(path: Path) -> list[Path]:
+def _extra_roots(path: Path) -> list[ModelFolder]:
     if not path.is_file():
         return []
     import yaml
@@ -51,10 +54,15 @@ def _extra_roots(path: Path) -> list[Path]:
     return [folder for section in sections for folder in _section_folders(section, path.parent)]
 
 
-def _section_folders(section: dict[str, Any], beside: Path) -> list[Path]:
+def _section_folders(section: dict[str, Any], beside: Path) -> list[ModelFolder]:
     """Return a section's folders: each line of each entry, below its base path."""
-    base = Path(str(section.pop("base_path", "") or "")).expanduser()
+    base = Path(os.path.expandvars(str(section.pop("base_path", "") or ""))).expanduser()
     section.pop("is_default", None)
     root = base if base.is_absolute() else beside / base
-    lines = [line.strip() for value in section.values() for line in str(value).split("\n")]
-    return [folder for line in lines if line and (folder := root / line).is_dir()]
+    return [
+        ModelFolder(kind, folder)
+        for kind, value in section.items()
+        if kind not in _NO_MODELS
+        for line in map(str.strip, str(value).split("\n"))
+        if line and (folder := root / line).is_dir()
+    ]

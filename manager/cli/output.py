@@ -15,13 +15,14 @@ from ..errors import Cancelled, ManagedModelsError
 from ..report import render_error
 
 # A terminal tells its width; into a pipe or a file, rows are as long as they need to be.
-_WIDE = 240
+_WIDE = 10_000
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def show(details: Any, words: str, as_json: bool) -> None:
     """Print one result."""
-    sys.stdout.write((json.dumps(details) if as_json else words) + "\n")
+    text = json.dumps(details) if as_json else words.encode("utf-8", "replace").decode()
+    sys.stdout.write(text + "\n")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -41,6 +42,14 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n"))
 
 
+_open: list[Callable[[], None]] = []
+
+
+def close_after_command(close: Callable[[], None]) -> None:
+    """Call ``close`` when the running command ends, however it ends."""
+    _open.append(close)
+
+
 def reports_errors(command: Command) -> Command:
     """Turn our errors into words (or ``{"error": ...}`` with ``--json``) and exit code 1."""
 
@@ -53,6 +62,9 @@ def reports_errors(command: Command) -> Command:
         except KeyboardInterrupt:
             stopped = Cancelled("Stopped.", "Nothing was left behind.")
             _fail(stopped, kwargs.get("json_output", False))
+        finally:
+            while _open:
+                _open.pop()()
 
     return run  # type: ignore[return-value]
 

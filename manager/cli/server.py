@@ -20,7 +20,12 @@ def ask(server: str, path: str, body: dict[str, Any] | None = None) -> dict[str,
     """
     import requests
 
-    if urlsplit(server).scheme not in ("http", "https") or not urlsplit(server).netloc:
+    try:
+        parts = urlsplit(server)
+        good = parts.scheme in ("http", "https") and bool(parts.netloc)
+    except ValueError:
+        good = False
+    if not good:
         raise BadInput(f"--server is {server!r}.", "Give an address such as http://127.0.0.1:8188.")
     url = server.rstrip("/") + path
     try:
@@ -28,7 +33,7 @@ def ask(server: str, path: str, body: dict[str, Any] | None = None) -> dict[str,
             answer = requests.get(url, timeout=_SECONDS)
         else:
             answer = requests.post(url, json=body, headers={OWN_HEADER: "1"}, timeout=_SECONDS)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:
         raise ServerError(
             f"{server} does not answer ({type(error).__name__}).", "Is ComfyUI running at that address?"
         ) from error
@@ -36,7 +41,7 @@ def ask(server: str, path: str, body: dict[str, Any] | None = None) -> dict[str,
         found = answer.json()
     except ValueError:
         found = None
-    if answer.ok and isinstance(found, dict):
+    if answer.ok and isinstance(found, dict) and isinstance(found.get("details"), dict):
         return found
     if isinstance(found, dict) and isinstance(found.get("error"), dict):
         said = found["error"]

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ..errors import FileError, NotEnoughDisk, OutputExists
 from .dtypes import DTYPE_BITS
@@ -62,7 +62,7 @@ def temporary_owner(path: Path) -> int | None:
 class SafetensorsWriter:
     """Write one safetensors file of known tensors.
 
-    Use it as a context manager: leaving without :meth:`finish` removes the temporary file.
+    A context manager: entering makes the temporary file, leaving without :meth:`finish` removes it.
 
     Args:
         path: the final name. The folder has to exist.
@@ -71,7 +71,7 @@ class SafetensorsWriter:
         spare: bytes of header to keep free for what :meth:`finish` adds.
 
     Raises:
-        FileError: the folder is missing or cannot be written to.
+        FileError: on entering, when the folder is missing or cannot be written to.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class SafetensorsWriter:
         self._offsets: dict[str, tuple[int, int]] = {}
         self._written: dict[str, int] = {}
         self._entries: dict[str, object] = {}
+        self._file: BinaryIO | None = None
         position = 0
         for spec in tensors:
             if spec.name in self._offsets:
@@ -103,16 +104,13 @@ class SafetensorsWriter:
         self._data_size = position
         needed = len(self._header_json()) + spare
         self._header_size = -(-(needed + 8) // _ALIGNMENT) * _ALIGNMENT - 8
-        try:
-            self._file = open(self.temporary, "xb")  # noqa: SIM115  # __exit__ closes it
-        except OSError as error:
-            raise FileError(
-                f"{path.parent} cannot be written to: {error.strerror}.",
-                "Choose another folder, or allow writing there. Nothing was written.",
-            ) from error
-        self._write_header()
 
     def __enter__(self) -> SafetensorsWriter:
+        try:
+            self._open()
+        except BaseException:  # __exit__ is not called for these
+            self._remove()
+            raise
         return self
 
     def __exit__(
@@ -121,8 +119,36 @@ class SafetensorsWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self.temporary.unlink(missing_ok=True)
+        self._remove()
+
+    def _open(self) -> None:
+        try:
+            self._file = open(self.temporary, "xb")  # noqa: SIM115  # _remove closes it
+        except OSError as error:
+            raise FileError(
+                f"{self.path.parent} cannot be written to: {error.strerror}.",
+                "Choose another folder, or allow writing there. Nothing was written.",
+            ) from error
+        try:
+            self._write_header()
+            self._stream.flush()
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+
+    @property
+    def _stream(self) -> BinaryIO:
+        if self._file is None:
+            raise ValueError("the writer has to be entered first")
+        return self._file
+
+    def _remove(self) -> None:
+        try:
+            if self._file is not None:
+                self._file.close()
+        except OSError:  # what the disk would not take before, it will not take now
+            pass
+        finally:
+            self.temporary.unlink(missing_ok=True)
 
     def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
         """Append ``data`` to the tensor ``name``; a tensor may come in any number of pieces."""
@@ -131,9 +157,9 @@ class SafetensorsWriter:
         done = self._written.get(name, 0)
         if start + done + len(view) > end:
             raise ValueError(f"tensor {name!r} takes {end - start} bytes, not {done + len(view)}")
-        self._file.seek(8 + self._header_size + start + done)
+        self._stream.seek(8 + self._header_size + start + done)
         try:
-            self._file.write(view)
+            self._stream.write(view)
         except OSError as error:
             raise disk_error(self.path, error) from error
         self.checksums[name] = zlib.crc32(view, self.checksums.get(name, 0))
@@ -152,12 +178,12 @@ class SafetensorsWriter:
         self._metadata.update(metadata)
         try:
             self._write_header()
-            self._file.truncate(8 + self._header_size + self._data_size)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._stream.truncate(8 + self._header_size + self._data_size)
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
         except OSError as error:
             raise disk_error(self.path, error) from error
-        self._file.close()
+        self._stream.close()
         damaged = find_damage(self.temporary, self.checksums)
         if damaged:
             raise FileError(
@@ -178,8 +204,8 @@ class SafetensorsWriter:
         text = self._header_json()
         if len(text) > self._header_size:
             raise ValueError(f"the header needs {len(text)} bytes and has {self._header_size}")
-        self._file.seek(0)
-        self._file.write(struct.pack("<Q", self._header_size) + text.ljust(self._header_size, b" "))
+        self._stream.seek(0)
+        self._stream.write(struct.pack("<Q", self._header_size) + text.ljust(self._header_size, b" "))
 
 
 def disk_error(path: Path, error: OSError) -> FileError | NotEnoughDisk:

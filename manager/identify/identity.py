@@ -117,7 +117,7 @@ def identify(header: Header, detect: Detect | None = None) -> ModelIdentity:
             kind = kind._replace(role=ModelType.CHECKPOINT)
     own = {n: i for n, i in header.tensors.items() if n.startswith(kind.prefix)}
     weights = {n: i for n, i in own.items() if not is_side_tensor(n)}
-    formats = read_layer_formats(header)
+    formats = {n: f for n, f in read_layer_formats(header).items() if n.startswith(kind.prefix)}
     quantization = find_quantization(header, weights, formats)
     dtypes: Counter[str] = Counter()
     for info in weights.values():

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import torch
 
@@ -21,23 +21,22 @@ from ..errors import FileError
 from ..files import FileIdentity
 from ..formats.safetensors import Header
 from ..formats.writer import SafetensorsWriter
+from ..lineage import result_metadata, result_metadata_room
+from ..watch import Watch
 from .formats import TargetFormat
-from .kernels import DTYPES, Error, cast, magnitude, quantize_rows, quantize_tensor, row_scales
+from .kernels import (
+    DTYPES,
+    SMALLEST_SCALE,
+    Error,
+    cast,
+    magnitude,
+    quantize_rows,
+    quantize_tensor,
+    row_scales,
+)
 from .policy import Action, TensorPlan
 
-# Facts of a finished run, in the file's own metadata. All values are text.
-SHA256_KEY = "managed_models.source_sha256"
-CHECKSUMS_KEY = "managed_models.crc32"
-ERRORS_KEY = "managed_models.layer_errors"
 NOT_FINITE = "it holds NaN or infinite weights"
-
-
-class Watch(Protocol):
-    """Who looks on: shows progress in bytes, and may raise to stop."""
-
-    def throw_if_cancelled(self) -> None: ...
-
-    def progress(self, done: int, total: int) -> None: ...
 
 
 @dataclass
@@ -80,7 +79,7 @@ def run(
     """
     before = FileIdentity.of(header.path)
     specs = [spec for plan in plans for spec in plan.outputs(target)]
-    spare = 256 + 10 * len(specs) + 12 * len(plans)
+    spare = result_metadata_room(len(specs), len(plans))
     with (
         open(header.path, "rb", buffering=0) as source,
         SafetensorsWriter(output, specs, metadata, spare) as writer,
@@ -93,11 +92,9 @@ def run(
                 "Start again when nothing writes to it any more. Nothing was left behind.",
             )
         result.source_sha256 = reader.sha256()
-        checksums = ",".join(f"{writer.checksums[spec.name]:x}" for spec in specs)
-        errors = ",".join(f"{error:.3e}" for error in result.layer_errors.values())
-        writer.finish(
-            {SHA256_KEY: result.source_sha256, CHECKSUMS_KEY: checksums, ERRORS_KEY: errors}, overwrite
-        )
+        checksums = [writer.checksums[spec.name] for spec in specs]
+        facts = result_metadata(result.source_sha256, checksums, list(result.layer_errors.values()))
+        writer.finish(facts, overwrite)
     return result
 
 
@@ -122,6 +119,8 @@ def find_unfit(
 def _unfit_reason(plan: TensorPlan, largest: float, target: TargetFormat) -> str:
     if not math.isfinite(largest):
         return NOT_FINITE
+    if plan.action is Action.QUANTIZE and largest > torch.finfo(torch.float32).max:
+        return f"its largest weight, {largest:.3g}, is beyond float32"
     if plan.action is Action.CAST and largest > target.largest:
         return f"its largest weight, {largest:.3g}, is beyond {target.name}"
     return ""
@@ -174,7 +173,7 @@ def _convert(
         error = quantize_rows(values, out, scales, target.largest, tick)
         _write_sides(writer, plan, target, scales)
     else:
-        scale = torch.tensor(largest / target.largest or 1.0)
+        scale = torch.tensor(max(largest / target.largest, SMALLEST_SCALE) if largest else 1.0)
         error = quantize_tensor(values, out, float(scale), target.largest, tick)
         _write_sides(writer, plan, target, scale)
     writer.write(plan.name, _bytes_of(out))

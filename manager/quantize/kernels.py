@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 
 CHUNK = 1 << 20
+# The smallest scale: below it, its reciprocal is no float32 any more.
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -80,8 +82,9 @@ def row_scales(values: torch.Tensor, largest: float) -> torch.Tensor:
     for rows in _row_chunks(values):
         low, high = torch.aminmax(values[rows], dim=1, keepdim=True)
         scales[rows] = torch.maximum(-low.float(), high.float())
-    scales /= largest
-    scales[scales == 0] = 1.0
+    zero = scales == 0
+    scales = (scales / largest).clamp_(min=SMALLEST_SCALE)
+    scales[zero] = 1.0
     return scales
 
 
@@ -97,7 +100,7 @@ def quantize_rows(
     for rows in _row_chunks(values):
         tick()
         scale = scales[rows]
-        scaled = values[rows].float().mul_(1.0 / scale)
+        scaled = values[rows].to(torch.float32, copy=True).mul_(1.0 / scale)  # the source stays as it is
         rounded = scaled.round().clamp_(-largest, largest)
         out[rows].copy_(rounded)
         change = rounded.sub_(scaled).mul_(scale).reshape(-1)
@@ -116,7 +119,7 @@ def cast(values: torch.Tensor, out: torch.Tensor, tick: Callable[[], None]) -> E
         piece, rounded = source[start : start + CHUNK], target[start : start + CHUNK]
         rounded.copy_(piece)
         weights = piece.float()
-        change = rounded.float().sub_(weights)
+        change = rounded.float() - weights
         noise += float(change.dot(change))
         signal += float(weights.dot(weights))
     return Error(noise, signal)

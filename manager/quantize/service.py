@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ntpath
 import shutil
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..compatibility import with_article
 from ..errors import (
     BadInput,
     FileError,
@@ -24,21 +24,21 @@ from ..errors import (
     NothingToQuantize,
     OutputExists,
 )
-from ..files import FileIdentity
+from ..files import FileIdentity, file_sha256
 from ..formats.safetensors import Header, read_header
 from ..formats.writer import planned_file_size
 from ..identify import ModelIdentity
+from ..lineage import made_from, origin_metadata, recorded_errors, source_sha256
 from ..units import format_bytes
+from ..watch import Nobody, Watch
 from .formats import FORMATS, LATER_FORMATS, TargetFormat
 from .policy import POLICIES, RECOMMENDED, Action, TensorPlan, keep_rule, parse_patterns, plan_tensors
 
 SUFFIX = ".safetensors"
-SOURCE_KEY = "managed_models.source"
-RECIPE_KEY = "managed_models.recipe"
 # Changes when the same request would give other bytes.
 RECIPE_VERSION = 1
-OUR_KEYS = "managed_models."
 _HEADER_ROOM = 16 << 20
+_DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(1, 10))})
 # Parts of a name that say the precision, which a derived name replaces.
 _PRECISIONS = ("bf16", "fp16", "fp32", "f16", "f32")
 
@@ -91,33 +91,23 @@ def _refuse_unbuilt(name: str, value: str, later: Sequence[str], now: Sequence[s
     raise BadInput(f"{name} is {value!r}, which does not exist.", choices)
 
 
-class Watching:
-    """Nobody looks on."""
-
-    def throw_if_cancelled(self) -> None:
-        """Never stops."""
-
-    def progress(self, done: int, total: int) -> None:
-        """Shows nothing."""
-
-
 class Quantizer:
     """Make smaller variants of models.
 
     Args:
         identity: reads a file's identity.
-        watch: shows progress and may stop a run; see :class:`engine.Watch`.
+        watch: shows progress and may stop a run.
         layer_formats: the quantized layers that this host loads; None when nobody knows.
     """
 
     def __init__(
         self,
         identity: Callable[[Path], ModelIdentity],
-        watch: Any = None,
+        watch: Watch | None = None,
         layer_formats: Callable[[], frozenset[str] | None] = lambda: None,
     ) -> None:
         self._identity = identity
-        self._watch = watch or Watching()
+        self._watch = watch or Nobody()
         self._layer_formats = layer_formats
 
     def output_path(self, source: Path, request: QuantizeRequest, output_name: str = "") -> Path:
@@ -183,7 +173,7 @@ class Quantizer:
                 "Quantizing needs PyTorch, which is not installed here.",
                 'Install it with: pip install "managed-models[torch]"',
             ) from error
-        metadata = _metadata(header, recipe)
+        metadata = origin_metadata(header, recipe)
         try:
             engine.run(header, plans, target, output, metadata, self._watch, request.overwrite)
             return plans
@@ -241,41 +231,8 @@ class Quantizer:
             return False
         if origin["mtime_ns"] == file.mtime_ns:
             return True
-        digest = found.metadata.get("managed_models.source_sha256")
+        digest = source_sha256(found.metadata)
         return digest is not None and digest == file_sha256(source, self._watch)
-
-
-def made_from(metadata: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return what a file of ours says of its source and recipe; None for any other file."""
-    try:
-        source = json.loads(metadata[SOURCE_KEY])
-        recipe = json.loads(metadata[RECIPE_KEY])
-        return {
-            "name": str(source["name"]),
-            "size": int(source["size"]),
-            "mtime_ns": int(source["mtime_ns"]),
-            "format": str(recipe["format"]),
-            "recipe": recipe,
-        }
-    except (KeyError, ValueError, TypeError):
-        return None
-
-
-def file_sha256(path: Path, watch: Any = None) -> str:
-    """Return the SHA-256 of a file in lower-case hex, telling ``watch`` how far it is."""
-    import hashlib
-
-    watch = watch or Watching()
-    total = path.stat().st_size
-    digest = hashlib.sha256()
-    done = 0
-    with open(path, "rb", buffering=0) as file:
-        while piece := file.read(8 << 20):
-            watch.throw_if_cancelled()
-            digest.update(piece)
-            done += len(piece)
-            watch.progress(done, total)
-    return digest.hexdigest()
 
 
 def derived_name(
@@ -298,11 +255,9 @@ def derived_name(
 
 def _checked_name(name: str) -> str:
     text = name.strip()
-    if (
-        text != ntpath.basename(text)
-        or text in ("", ".", "..")
-        or any(c in '<>:"|?*\0' or ord(c) < 32 for c in text)
-    ):
+    forbidden = any(c in '<>:"|?*' or ord(c) < 32 for c in text)
+    device = Path(text).stem.upper() in _DEVICES  # names that Windows keeps for itself
+    if forbidden or device or text != ntpath.basename(text) or text in ("", ".", ".."):
         raise InvalidOutputName(
             f"output_name is {name!r}, which is not a plain file name.",
             "Give a name without folders, such as my_model_fp8; it is written beside the source.",
@@ -321,7 +276,7 @@ def _checked_name(name: str) -> str:
 def _check_role(source: Path, identity: ModelIdentity) -> None:
     if identity.is_diffusion:
         return
-    what = f"a {identity.title}" if identity.recognised else "a file that nobody here recognises"
+    what = with_article(identity.title) if identity.recognised else "a file that nobody here recognises"
     raise BadInput(
         f"{source.name} is {what}, and diffusion models and checkpoints are quantized here.",
         "Choose a diffusion model or a checkpoint.",
@@ -354,14 +309,6 @@ def _check_room(output: Path, plans: Sequence[TensorPlan], target: TargetFormat)
         )
 
 
-def _metadata(header: Header, recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The source's own metadata, and ours: what it was made from, and how."""
-    file = FileIdentity.of(header.path)
-    source = {"name": header.path.name, "size": file.size, "mtime_ns": file.mtime_ns}
-    kept = {key: value for key, value in header.metadata.items() if not key.startswith(OUR_KEYS)}
-    return {"format": "pt", **kept, SOURCE_KEY: json.dumps(source), RECIPE_KEY: json.dumps(recipe)}
-
-
 def _details(
     header: Header,
     identity: ModelIdentity,
@@ -377,7 +324,7 @@ def _details(
     linear = [plan for plan in plans if plan.linear]
     changed = [plan for plan in linear if plan.action is not Action.COPY]
     weights = sum(plan.info.elements for plan in linear)
-    numbers = [float(n) for n in written.metadata.get("managed_models.layer_errors", "").split(",") if n]
+    numbers = recorded_errors(written.metadata)
     errors = dict(zip((plan.layer for plan in changed), numbers, strict=False))
     squares = sum(e * e * p.info.elements for p, e in zip(changed, errors.values(), strict=False))
     return {
@@ -400,7 +347,7 @@ def _details(
         "kept_names": [p.layer for p in linear if p.action is Action.COPY],
         "layer_errors": errors,
         "mean_error": (squares / sum(p.info.elements for p in changed)) ** 0.5 if errors else 0.0,
-        "source_sha256": written.metadata.get("managed_models.source_sha256"),
+        "source_sha256": source_sha256(written.metadata),
         "seconds": None,
     }
 

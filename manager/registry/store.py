@@ -79,7 +79,8 @@ class Registry:
                 insert(models).values(name=info.name, active_version=info.version).on_conflict_do_nothing()
             )
             model_id = db.execute(select(models.c.id).where(models.c.name == info.name)).scalar_one()
-            values = {"file_path": str(info.file_path), "info": info.to_dict()}
+            path = "" if info.file_path == Path() else str(info.file_path.absolute())
+            values = {"file_path": path, "info": info.to_dict()}
             db.execute(
                 insert(versions)
                 .values(model_id=model_id, version=info.version, **values)

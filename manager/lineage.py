@@ -1,0 +1,85 @@
+"""What a file of ours says of itself, in its metadata: its source, how it was made, and its checksums."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .files import FileIdentity
+from .formats.safetensors import Header
+
+OUR_KEYS = "managed_models."
+_SOURCE = "managed_models.source"
+_RECIPE = "managed_models.recipe"
+_SHA256 = "managed_models.source_sha256"
+_CHECKSUMS = "managed_models.crc32"
+_ERRORS = "managed_models.layer_errors"
+
+
+def origin_metadata(source: Header, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is known before a file is made: the source's own metadata, its name, and the recipe."""
+    file = FileIdentity.of(source.path)
+    about = {"name": file.path.name, "size": file.size, "mtime_ns": file.mtime_ns}
+    kept = {key: value for key, value in source.metadata.items() if not key.startswith(OUR_KEYS)}
+    return {"format": "pt", **kept, _SOURCE: json.dumps(about), _RECIPE: json.dumps(recipe)}
+
+
+def result_metadata(sha256: str, checksums: Sequence[int], errors: Sequence[float]) -> dict[str, str]:
+    """Return what is known once it is made.
+
+    Args:
+        sha256: of the source.
+        checksums: CRC-32 of each tensor, in file order.
+        errors: relative L2 error of each changed linear layer, in file order.
+    """
+    return {
+        _SHA256: sha256,
+        _CHECKSUMS: ",".join(f"{number:x}" for number in checksums),
+        _ERRORS: ",".join(f"{error:.3e}" for error in errors),
+    }
+
+
+def result_metadata_room(tensors: int, layers: int) -> int:
+    """Return the bytes of header that :func:`result_metadata` takes at most."""
+    return 256 + 10 * tensors + 12 * layers
+
+
+def made_from(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """Return source and recipe of a file of ours: name, size, mtime_ns, format, recipe; else None."""
+    try:
+        source = json.loads(metadata[_SOURCE])
+        recipe = json.loads(metadata[_RECIPE])
+        return {
+            "name": str(source["name"]),
+            "size": int(source["size"]),
+            "mtime_ns": int(source["mtime_ns"]),
+            "format": str(recipe["format"]),
+            "recipe": recipe,
+        }
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def source_sha256(metadata: Mapping[str, str]) -> str | None:
+    """Return the hash of the source of a file of ours, None for any other."""
+    return metadata.get(_SHA256)
+
+
+def recorded_checksums(header: Header) -> dict[str, int]:
+    """Return the CRC-32 that a file of ours carries for each tensor; empty for any other file."""
+    numbers = header.metadata.get(_CHECKSUMS, "").split(",")
+    if len(numbers) != len(header.tensors) or not all(numbers):
+        return {}
+    try:
+        return {name: int(number, 16) for name, number in zip(header.tensors, numbers, strict=True)}
+    except ValueError:
+        return {}
+
+
+def recorded_errors(metadata: Mapping[str, str]) -> list[float]:
+    """Return the relative L2 errors that a file of ours carries, in file order; empty for any other."""
+    try:
+        return [float(number) for number in metadata.get(_ERRORS, "").split(",") if number]
+    except ValueError:
+        return []

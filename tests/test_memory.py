@@ -1,0 +1,139 @@
+"""What memory holds, as one snapshot."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from managed_models.manager.host import Gpu, LoadRequest, ProcessMemory, ResidentModel, SystemSnapshot
+from managed_models.manager.local_host import LocalHost
+from managed_models.manager.memory import memory_report
+from managed_models.manager.report import render_memory
+from managed_models.manager.units import GB
+from support.files import shapes_file
+from support.machines import APPLE, CPU_ONLY, ROCM, nvidia
+
+
+class Machine(LocalHost):
+    """The bare machine with another's cards, holding these models."""
+
+    def __init__(
+        self,
+        snapshot: SystemSnapshot,
+        models: Sequence[ResidentModel] = (),
+        process: ProcessMemory = ProcessMemory(3 * GB, GB),  # noqa: B008
+    ) -> None:
+        super().__init__()
+        self._snapshot, self._models, self._process = snapshot, models, process
+
+    def system(self) -> SystemSnapshot:
+        return self._snapshot
+
+    def resident(self) -> Sequence[ResidentModel]:
+        return self._models
+
+    def memory(self) -> ProcessMemory:
+        return self._process
+
+
+def resident(device: str, loaded_gb: int = 2, ram_gb: int = 1) -> ResidentModel:
+    return ResidentModel(
+        "7", "wan", Path("/models/wan.safetensors"), device, 4 * GB, loaded_gb * GB, ram_gb * GB
+    )
+
+
+def test_the_report_has_every_figure_in_bytes() -> None:
+    details = memory_report(Machine(nvidia(24.0, free_gb=20.0, ram_gb=64.0), [resident("cuda:0")]))
+    assert json.loads(json.dumps(details)) == details
+    assert details == {
+        "host": "ComfyUI 0.33.0",
+        "devices": [
+            {
+                "name": "NVIDIA GeForce",
+                "backend": "cuda",
+                "total_bytes": 24 * GB,
+                "free_bytes": 20 * GB,
+                "models_bytes": 2 * GB,
+            }
+        ],
+        "ram": {
+            "total_bytes": 64 * GB,
+            "available_bytes": int(57.6 * GB),
+            "process_bytes": 3 * GB,
+            "mapped_bytes": GB,
+            "anonymous_bytes": 2 * GB,
+        },
+        "models": [
+            {
+                "id": "7",
+                "title": "wan",
+                "path": str(Path("/models/wan.safetensors")),
+                "device": "cuda:0",
+                "size_bytes": 4 * GB,
+                "loaded_bytes": 2 * GB,
+                "ram_bytes": GB,
+                "kind": "static",
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("system", "device", "on"),
+    [
+        (nvidia(cards=2), "cuda:0", [2, 0]),
+        (nvidia(cards=2), "cuda:1", [0, 2]),
+        (nvidia(cards=2), "cuda", [2, 0]),  # torch's name of the first card
+        (nvidia(cards=2), "cpu", [0, 0]),
+        (ROCM, "cuda:0", [2]),  # torch calls AMD's cards cuda too
+        (APPLE, "mps", [2]),
+        (APPLE, "mps:0", [2]),
+        (replace(ROCM, gpus=(Gpu("Arc", "xpu", 16 * GB, None),)), "xpu:0", [2]),
+        (CPU_ONLY, "cpu", []),
+    ],
+)
+def test_models_are_counted_on_the_device_that_holds_them(
+    system: SystemSnapshot, device: str, on: list[int]
+) -> None:
+    details = memory_report(Machine(system, [resident(device)]))
+    assert [d["models_bytes"] for d in details["devices"]] == [gb * GB for gb in on]
+
+
+def test_models_on_one_device_add_up() -> None:
+    models = [resident("cuda:0", 2), resident("cuda:0", 3), resident("cpu", 5)]
+    assert memory_report(Machine(nvidia(), models))["devices"][0]["models_bytes"] == 5 * GB
+
+
+def test_where_the_mapped_part_is_unknown_so_is_the_rest() -> None:
+    ram = memory_report(Machine(CPU_ONLY, process=ProcessMemory(3 * GB, None)))["ram"]
+    assert (ram["process_bytes"], ram["mapped_bytes"], ram["anonymous_bytes"]) == (3 * GB, None, None)
+
+
+def test_a_model_of_unknown_origin_has_no_path() -> None:
+    model = replace(resident("cpu"), path=None)
+    assert memory_report(Machine(CPU_ONLY, [model]))["models"][0]["path"] is None
+
+
+def test_this_machine_right_now(tmp_path: Path) -> None:
+    path = shapes_file(tmp_path / "model.safetensors", {"a.weight": (1024, 1024)}, "F32")
+    host = LocalHost()
+    host.load(LoadRequest(path, False))
+    details = memory_report(host)
+    assert details["host"] == "this machine"
+    assert details["ram"]["total_bytes"] == psutil.virtual_memory().total
+    assert 0 < details["ram"]["process_bytes"] < details["ram"]["total_bytes"]
+    if os.name == "posix" and psutil.LINUX:
+        assert (
+            details["ram"]["anonymous_bytes"] + details["ram"]["mapped_bytes"]
+            == (details["ram"]["process_bytes"])
+        )
+    (model,) = details["models"]
+    assert (model["title"], model["device"], model["ram_bytes"]) == ("model", "cpu", 4 * 1024**2)
+    assert "model: 4.0 MB in RAM" in render_memory(details)
+    host.unload_all()
+    assert memory_report(host)["models"] == []

@@ -1,0 +1,522 @@
+"""The words of every report, held to the letter once each."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from managed_models.manager import ModelInfo, ModelType, QuantizationType
+from managed_models.manager.compatibility import Subject, assess
+from managed_models.manager.demo import layouts, make_demo_model
+from managed_models.manager.demo.tiny import write_random_model
+from managed_models.manager.errors import InvalidHeader
+from managed_models.manager.host import SystemSnapshot
+from managed_models.manager.identify import ModelIdentity
+from managed_models.manager.report import (
+    finding_lines,
+    identity_lines,
+    render_check,
+    render_error,
+    render_identity,
+    render_load,
+    render_memory,
+    render_quantize,
+    render_system,
+    system_words,
+)
+from managed_models.manager.units import GB, MB
+from support.machines import APPLE, CPU_ONLY, SMALL_WINDOWS, nvidia
+
+IDENTITY = ModelIdentity(
+    role=ModelType.CHECKPOINT,
+    architecture="sd1.5",
+    title="Stable Diffusion 1.5",
+    detected_by="ComfyUI 0.33.0",
+    prefix="model.diffusion_model.",
+    parts=("vae", "text_encoder"),
+    parameters=859_520_964,
+    weight_bytes=860_000_000,
+    tensor_count=1130,
+    dtypes={"fp8_e4m3fn": 800_000_000, "fp16": 59_520_964},
+    precision="fp8_e4m3fn, scaled",
+    quantization=QuantizationType.FP8,
+    quantized_layers=224,
+)
+SYSTEM = SMALL_WINDOWS.to_dict()
+
+
+def check_details(
+    identity: ModelIdentity | None = IDENTITY,
+    info: ModelInfo | None = None,
+    system: SystemSnapshot = CPU_ONLY,
+    error: InvalidHeader | None = None,
+) -> dict[str, Any]:
+    size = 2_132_625_894 if identity else None
+    return assess(Subject("sd15", info, ModelType.CHECKPOINT, identity, size, error), system).to_dict()
+
+
+def quantize_details(**facts: Any) -> dict[str, Any]:
+    known: dict[str, Any] = {
+        "source": "wan_bf16.safetensors",
+        "output": "wan_int8.safetensors",
+        "path": "/models/wan_int8.safetensors",
+        "reused": False,
+        "format": "int8",
+        "format_words": "int8",
+        "architecture": "Wan 2.1",
+        "policy": "recommended",
+        "policy_rule": "wan",
+        "stored_as": "bf16",
+        "source_bytes": 28 * GB,
+        "output_bytes": 14 * GB,
+        "linear_layers": 406,
+        "changed_layers": 400,
+        "changed_share": 0.9912,
+        "kept_layers": {
+            "kept by the recommended policy": 5,
+            "its shape does not divide into blocks of 16": 1,
+        },
+        "kept_names": ["head.head"],
+        "layer_errors": {"blocks.0.ffn.0": 0.0088, "blocks.1.ffn.0": 0.0123},
+        "mean_error": 0.0091,
+        "source_sha256": "ab" * 32,
+        "loads_here": True,
+        "seconds": 61.24,
+    }
+    return known | facts
+
+
+def load_details(**facts: Any) -> dict[str, Any]:
+    known: dict[str, Any] = {
+        "model": "sd15.safetensors",
+        "version": "1.5.0",
+        "identity": IDENTITY.to_dict(),
+        "size_bytes": 2_132_625_894,
+        "loaded_bytes": 2 * GB,
+        "dtype": "fp8_e4m3fn, scaled",
+        "device": "cuda:0",
+        "weight_dtype": "fp16",
+        "unfilled": {"CLIP": "use 'Load CLIP'"},
+        "notes": ["weight_dtype fp16 is left aside."],
+        "findings": check_details()["findings"],
+        "seconds": 3.456,
+    }
+    return known | facts
+
+
+def memory_details(**facts: Any) -> dict[str, Any]:
+    known: dict[str, Any] = {
+        "host": "ComfyUI 0.33.0",
+        "devices": [
+            {
+                "name": "NVIDIA GeForce RTX 4090",
+                "backend": "cuda",
+                "total_bytes": 24 * GB,
+                "free_bytes": 6 * GB,
+                "models_bytes": 14 * GB,
+            },
+            {
+                "name": "Arc",
+                "backend": "xpu",
+                "total_bytes": 16 * GB,
+                "free_bytes": None,
+                "models_bytes": 0,
+            },
+        ],
+        "ram": {
+            "total_bytes": 64 * GB,
+            "available_bytes": 24 * GB,
+            "process_bytes": 20 * GB,
+            "mapped_bytes": 15 * GB,
+            "anonymous_bytes": 5 * GB,
+        },
+        "models": [
+            {
+                "id": "1",
+                "title": "wan",
+                "path": None,
+                "device": "cuda:0",
+                "size_bytes": 14 * GB,
+                "loaded_bytes": 14 * GB,
+                "ram_bytes": 512 * MB,
+                "kind": "dynamic",
+            },
+            {
+                "id": "2",
+                "title": "flux",
+                "path": None,
+                "device": "cpu",
+                "size_bytes": 22 * GB,
+                "loaded_bytes": 0,
+                "ram_bytes": 22 * GB,
+                "kind": "static",
+            },
+        ],
+    }
+    return known | facts
+
+
+def identity_details(**facts: Any) -> dict[str, Any]:
+    known: dict[str, Any] = {
+        "model": "sd15.safetensors",
+        "path": "/models/sd15.safetensors",
+        "version": None,
+        "size_bytes": 2_132_625_894,
+        "identity": IDENTITY.to_dict(),
+        "made_from": {"name": "sd15_fp16.safetensors", "format": "fp8_e4m3fn_scaled"},
+        "metadata": {"format": "pt", "notes": "n" * 201},
+    }
+    return known | facts
+
+
+# Golden texts: a change of words is meant, and is made here too.
+
+
+def test_the_words_of_a_check() -> None:
+    info = ModelInfo(
+        "sd15",
+        ModelType.CHECKPOINT,
+        Path("sd15.safetensors"),
+        version="1.5.0",
+        min_vram_gb=12,
+        min_ram_gb=16,
+        required_extensions=["ComfyUI-X"],
+    )
+    system = replace(SMALL_WINDOWS, available_ram_bytes=6 * GB)
+    assert render_check(check_details(info=info, system=system)) == (
+        "sd15: cannot be used as it is.\n"
+        "  What it is: Stable Diffusion 1.5, checkpoint with a VAE and a text encoder, 860M parameters, "
+        "fp8_e4m3fn, scaled, 2.0 GB\n"
+        "  Recognised by: ComfyUI 0.33.0\n"
+        "  Version: 1.5.0\n"
+        "  Checked on: ComfyUI 0.33.0, PyTorch 2.11.0, NVIDIA GeForce with 7.6 GB, 15.8 GB RAM\n"
+        "  Problem: It needs 12.0 GB of VRAM, and NVIDIA GeForce has 7.6 GB.\n"
+        "    Use a smaller variant of the model, for example a quantized one.\n"
+        "  Problem: It needs the ComfyUI extension ComfyUI-X, which is not installed.\n"
+        "    Install ComfyUI-X with ComfyUI-Manager and restart ComfyUI.\n"
+        "  Note: It needs 16.0 GB of RAM, and 6.0 GB of 15.8 GB are available now.\n"
+        "    Unload other models or close other programs.\n"
+        "  Note: Its fp8_e4m3 weights are used without fp8 arithmetic here: NVIDIA cards have it from "
+        "compute capability 8.9 on, and this machine has NVIDIA GeForce (8.6).\n"
+        "    It runs all the same, and saves memory: ComfyUI widens each layer when it computes."
+    )
+
+
+def test_the_words_of_a_check_of_what_is_not_there_yet() -> None:
+    system = replace(CPU_ONLY, knows_comfyui=False, host="this machine", torch_version=None)
+    assert render_check(check_details(identity=None, system=system)) == (
+        "sd15: can be used on this machine.\n"
+        "  File: not on this machine yet\n"
+        "  Version: unknown\n"
+        "  Checked on: this machine, no PyTorch, no GPU, 23.5 GB RAM\n"
+        "  Host unknown: ComfyUI may have another PyTorch and other settings."
+    )
+
+
+def test_the_words_of_a_check_of_a_broken_file() -> None:
+    error = InvalidHeader("sd15.safetensors is a broken safetensors file.", "Get it again.")
+    assert render_check(check_details(identity=None, error=error)) == (
+        "sd15: cannot be used as it is.\n"
+        "  Version: unknown\n"
+        "  Checked on: ComfyUI 0.33.0, PyTorch 2.11.0, no GPU, 23.5 GB RAM\n"
+        "  Problem: sd15.safetensors is a broken safetensors file.\n"
+        "    Get it again."
+    )
+
+
+def test_the_words_of_an_identity() -> None:
+    assert render_identity(identity_details()) == (
+        "sd15.safetensors\n"
+        "  What it is: Stable Diffusion 1.5, checkpoint with a VAE and a text encoder, 860M parameters, "
+        "fp8_e4m3fn, scaled, 2.0 GB\n"
+        "  Recognised by: ComfyUI 0.33.0\n"
+        "  Version: unknown\n"
+        "  Weights by type: fp8_e4m3fn 800M, fp16 59.5M\n"
+        "  Quantized layers: 224\n"
+        "  Made by Managed Models from sd15_fp16.safetensors as fp8_e4m3fn_scaled\n"
+        "  format: pt\n"
+        f"  notes: {'n' * 200}... (201 characters)"
+    )
+
+
+def test_the_words_of_a_quantization() -> None:
+    assert render_quantize(quantize_details()) == (
+        "Made wan_int8.safetensors from wan_bf16.safetensors: 14.0 GB instead of 28.0 GB (50%).\n"
+        "  What it is: Wan 2.1, int8 (was bf16)\n"
+        "  Converted: 400 of 406 linear layers, 99.1% of their weights\n"
+        "  As before: 5 layers, kept by the recommended policy (wan)\n"
+        "  As before: 1 layer, its shape does not divide into blocks of 16\n"
+        "  Weights changed by 0.91% on average, at most by 1.23% (blocks.1.ffn.0); relative L2\n"
+        "  Took 61.2 s; everything written was read back and agrees."
+    )
+
+
+def test_the_words_of_an_earlier_quantization() -> None:
+    details = quantize_details(reused=True, seconds=None, kept_layers={}, layer_errors={})
+    assert render_quantize(details) == (
+        "Found the earlier wan_int8.safetensors from wan_bf16.safetensors: "
+        "14.0 GB instead of 28.0 GB (50%).\n"
+        "  What it is: Wan 2.1, int8 (was bf16)\n"
+        "  Converted: 400 of 406 linear layers, 99.1% of their weights"
+    )
+
+
+def test_a_quantization_that_this_comfyui_cannot_load_says_so() -> None:
+    lines = render_quantize(quantize_details(loads_here=False)).splitlines()
+    assert lines[-2:] == [
+        "  Problem: this ComfyUI is too old to load int8 layers: update it",
+        "  Took 61.2 s; everything written was read back and agrees.",
+    ]
+
+
+def test_the_words_of_a_load() -> None:
+    assert render_load(load_details()) == (
+        "Loaded sd15.safetensors in 3.5 s.\n"
+        "  What it is: Stable Diffusion 1.5, checkpoint with a VAE and a text encoder, 860M parameters, "
+        "fp8_e4m3fn, scaled, 2.0 GB\n"
+        "  Recognised by: ComfyUI 0.33.0\n"
+        "  Version: 1.5.0\n"
+        "  In memory: 2.0 GB as fp8_e4m3fn, scaled (weight_dtype fp16), for cuda:0\n"
+        "  CLIP: not in this file; use 'Load CLIP'\n"
+        "  Note: weight_dtype fp16 is left aside.\n"
+        "  Note: Its fp8_e4m3 weights are used without fp8 arithmetic here: NVIDIA cards have it from "
+        "compute capability 8.9 on, and this machine has no GPU.\n"
+        "    It runs all the same, and saves memory: ComfyUI widens each layer when it computes."
+    )
+
+
+def test_the_words_of_memory() -> None:
+    assert render_memory(memory_details()) == (
+        "Memory on ComfyUI 0.33.0\n"
+        "  NVIDIA GeForce RTX 4090: 24.0 GB of VRAM, 18.0 GB in use, 14.0 GB by models\n"
+        "  Arc: 16.0 GB of VRAM, use unknown, 0 bytes by models\n"
+        "  RAM: 64.0 GB, 40.0 GB in use, 24.0 GB available\n"
+        "  This process: 20.0 GB (5.0 GB its own, 15.0 GB mapped files, which the system can take back)\n"
+        "  wan: 14.0 GB on cuda:0, 512 MB in RAM (dynamic)\n"
+        "  flux: 22.0 GB in RAM (static)"
+    )
+
+
+def test_the_words_of_memory_on_a_machine_without_cards_models_or_answers() -> None:
+    ram = memory_details()["ram"] | {"mapped_bytes": None, "anonymous_bytes": None}
+    assert render_memory(memory_details(devices=[], models=[], ram=ram)) == (
+        "Memory on ComfyUI 0.33.0\n"
+        "  VRAM: no GPU is used; models run on the CPU, in RAM\n"
+        "  RAM: 64.0 GB, 40.0 GB in use, 24.0 GB available\n"
+        "  This process: 20.0 GB\n"
+        "  Models in memory: none"
+    )
+
+
+def test_the_words_of_a_system() -> None:
+    assert render_system(SYSTEM) == (
+        "ComfyUI 0.33.0\n"
+        "  Windows 11, Python 3.12.4\n"
+        "  ComfyUI 0.33.0, PyTorch 2.11.0, NVIDIA GeForce with 7.6 GB, 15.8 GB RAM"
+    )
+    assert system_words(APPLE.to_dict()).endswith("Apple Silicon with 32.0 GB, 32.0 GB RAM")
+    assert system_words(nvidia(24.0, cards=2).to_dict()).count("NVIDIA GeForce with 24.0 GB") == 2
+
+
+def test_the_words_of_an_error() -> None:
+    error = InvalidHeader("It is broken.", "Get it again.").to_dict()
+    assert render_error(error) == "Error: It is broken. Get it again."
+
+
+# One renderer for everybody
+
+
+@pytest.mark.parametrize(
+    ("render", "details"),
+    [
+        (render_check, check_details(info=ModelInfo("a", ModelType.DIFFUSION, Path("a"), min_vram_gb=9))),
+        (render_check, check_details(identity=None)),
+        (render_identity, identity_details()),
+        (render_quantize, quantize_details()),
+        (render_load, load_details()),
+        (render_memory, memory_details()),
+        (render_system, SYSTEM),
+    ],
+)
+def test_details_that_travelled_as_json_give_the_same_words(
+    render: Callable[[dict[str, Any]], str], details: dict[str, Any]
+) -> None:
+    travelled = json.loads(json.dumps(details))
+    assert travelled == details
+    assert render(travelled) == render(details)
+
+
+def test_the_command_line_shows_the_same_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from managed_models.manager.cli.app import app
+    from typer.testing import CliRunner
+
+    monkeypatch.chdir(tmp_path)
+    path = make_demo_model("flux", tmp_path)
+    write_random_model(tmp_path / "wan.safetensors", layouts.wan21_t2v(width=64, ffn=128, layers=1))
+
+    def ask(*arguments: str) -> tuple[str, dict[str, Any]]:
+        words, details = (CliRunner().invoke(app, [*arguments, *flag]) for flag in ((), ("--json",)))
+        assert (words.exit_code, details.exit_code) == (0, 0), details.output
+        return words.stdout, json.loads(details.stdout)
+
+    for arguments, render in (
+        (("check", str(path)), render_check),
+        (("show", str(path)), render_identity),
+        (("quantize", "wan.safetensors", "a.safetensors"), render_quantize),
+    ):
+        words, details = ask(*arguments)
+        if arguments[0] == "quantize":  # the second run finds the first one's file
+            words, details = ask(*arguments)
+        assert words == render(details) + "\n"
+    words, details = ask("report")
+    figure = re.compile(r"\d+(\.\d+)? (GB|MB|KB|bytes)")
+    assert figure.sub("#", words) == figure.sub("#", render_memory(details)) + "\n"
+
+
+# What a file is
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        (
+            {"role": ModelType.DIFFUSION, "title": "Flux.1 dev", "parts": (), "precision": "bf16"},
+            "  What it is: Flux.1 dev, diffusion model, 860M parameters, bf16, 10 KB",
+        ),
+        (
+            {"role": ModelType.LORA, "title": "LoRA", "parts": (), "precision": "fp16"},
+            "  What it is: LoRA, 860M parameters, fp16, 10 KB",
+        ),
+        (
+            {"role": ModelType.OTHER, "title": "unknown", "parts": (), "precision": "fp32"},
+            "  What it is: unknown, 1130 tensors, 860M parameters, fp32, 10 KB",
+        ),
+        (
+            {"parts": ("vae",)},
+            "  What it is: Stable Diffusion 1.5, checkpoint with a VAE, 860M parameters, "
+            "fp8_e4m3fn, scaled, 10 KB",
+        ),
+    ],
+)
+def test_what_a_file_is(facts: dict[str, Any], line: str) -> None:
+    identity = replace(IDENTITY, **facts, detected_by="").to_dict()
+    assert identity_lines(identity, 10 * 1024) == [line]
+
+
+@pytest.mark.parametrize("role", ModelType)
+def test_every_role_has_words(role: ModelType) -> None:
+    (line,) = identity_lines(replace(IDENTITY, role=role, detected_by="").to_dict(), None)
+    assert "_" not in line.removesuffix("fp8_e4m3fn, scaled")
+    assert "None" not in line
+
+
+def test_a_strangers_metadata_forges_no_lines_and_moves_no_cursor() -> None:
+    honest = render_identity(identity_details(metadata={"title": "x"}))
+    forged = render_identity(identity_details(metadata={"title": "x\n  Version: 9.9\r\x1b[2J"}))
+    assert len(forged.splitlines()) == len(honest.splitlines())
+    assert "\x1b" not in forged
+
+
+def test_nothing_is_said_of_a_file_that_is_not_known() -> None:
+    assert identity_lines(None, 5) == []
+
+
+def test_findings_are_ordered_by_severity_and_keep_their_order_within_one() -> None:
+    def finding(severity: str, message: str) -> dict[str, str]:
+        return {"severity": severity, "message": message, "remedy": ""}
+
+    found = [
+        finding("note", "n"),
+        finding("blocker", "b1"),
+        finding("slow", "s"),
+        finding("blocker", "b2"),
+    ]
+    assert finding_lines(found) == ["  Problem: b1", "  Problem: b2", "  Slower: s", "  Note: n"]
+
+
+# Every figure has a unit
+
+_UNIT = re.compile(r" ?(GB|MB|KB|bytes|s|%)\b|%|[BMK]? parameters| (layers?|linear|of \d+ linear)")
+
+
+def _bare_figures(text: str) -> list[str]:
+    """Return every number of the text that no unit follows."""
+    return [
+        match[0]
+        for match in re.finditer(r"(?<![\w.:])\d+(\.\d+)?", text)
+        if not _UNIT.match(text, match.end())
+    ]
+
+
+_count = st.integers(0, 2**45)
+
+
+@settings(deadline=None, max_examples=60)
+@given(total=_count, available=_count, process=_count, mapped=st.one_of(st.none(), _count), model=_count)
+def test_every_figure_of_memory_has_a_unit(
+    total: int, available: int, process: int, mapped: int | None, model: int
+) -> None:
+    details = memory_details(
+        host="this machine",
+        devices=[
+            {"name": "Card", "backend": "cuda", "total_bytes": t, "free_bytes": f, "models_bytes": model}
+            for t, f in ((total, available), (available, None))
+        ],
+        ram={
+            "total_bytes": total,
+            "available_bytes": available,
+            "process_bytes": process,
+            "mapped_bytes": mapped,
+            "anonymous_bytes": None if mapped is None else process - mapped,
+        },
+        models=[
+            {"title": "wan", "device": d, "loaded_bytes": model, "ram_bytes": process, "kind": "static"}
+            for d in ("cuda:0", "cpu")
+        ],
+    )
+    assert _bare_figures(render_memory(details)) == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(before=st.integers(1, 2**45), after=_count, share=st.floats(0, 1), error=st.floats(0, 10))
+def test_every_figure_of_a_quantization_has_a_unit(
+    before: int, after: int, share: float, error: float
+) -> None:
+    details = quantize_details(
+        source="a",
+        output="b",
+        architecture="Wan",
+        source_bytes=before,
+        output_bytes=after,
+        changed_share=share,
+        mean_error=error,
+        layer_errors={"layer": error},
+        kept_layers={"kept by the recommended policy": 2},
+        seconds=error,
+    )
+    assert _bare_figures(render_quantize(details)) == []
+
+
+@settings(deadline=None, max_examples=60)
+@given(vram=st.floats(0.1, 200), ram=st.floats(0.1, 200), size=_count, weights=_count)
+def test_every_figure_of_a_check_has_a_unit(vram: float, ram: float, size: int, weights: int) -> None:
+    identity = replace(
+        IDENTITY, title="Wan", detected_by="", precision="int8", weight_bytes=weights, quantized_layers=0
+    )
+    identity = replace(identity, quantization=QuantizationType.NONE)
+    info = ModelInfo("a", ModelType.DIFFUSION, Path("a"), version="x", min_vram_gb=vram, min_ram_gb=ram)
+    system = replace(nvidia(8.0, ram_gb=16.0, free_gb=1.0), host="here", torch_version=None)
+    details = assess(Subject("a", info, ModelType.DIFFUSION, identity, size), system).to_dict()
+    assert _bare_figures(render_check(details)) == []
+
+
+@pytest.mark.parametrize("text", ["It has 12.0 of it", "VRAM: 5", "7 free"])
+def test_a_figure_without_a_unit_would_be_noticed(text: str) -> None:
+    assert len(_bare_figures(text)) == 1
