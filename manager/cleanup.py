@@ -29,7 +29,7 @@ class CleanupTask:
     @property
     def running(self) -> bool:
         """Whether rounds are being made."""
-        if self._task is not None and self._task.done():
+        if self._task is not None and (self._task.done() or self._loop is None or self._loop.is_closed()):
             return False
         return self._stop is not None and not self._stop.is_set()
 

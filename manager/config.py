@@ -44,7 +44,10 @@ def registry_url(default: Path) -> str:
     said = os.environ.get("MANAGED_MODELS_DB", "")
     if said.startswith("sqlite:"):
         return said
-    return f"sqlite:///{Path(said).expanduser().absolute() if said else default}"
+    from sqlalchemy import URL  # knows which characters of a path have to be quoted
+
+    path = Path(said).expanduser().absolute() if said else default
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 @dataclass

@@ -48,6 +48,14 @@ class FileIdentity:
         return f"{self.path}|{self.size}|{self.mtime_ns}"
 
 
+def is_unchanged(file: FileIdentity) -> bool:
+    """Tell whether the file is there and still the same."""
+    try:
+        return FileIdentity.of(file.path) == file
+    except ModelNotFound:
+        return False
+
+
 def file_sha256(path: Path, watch: Watch | None = None) -> str:
     """Return the SHA-256 of a file in lower-case hex, telling ``watch`` how far it is."""
     watch = watch or Nobody()

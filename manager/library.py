@@ -93,11 +93,12 @@ class Library:
             ModelNotFound, AmbiguousModel, BadInput: with the nearest names.
         """
         known_folder = reference.folder if isinstance(reference, ModelName) else None
+        given = reference
         reference = _checked(reference)
         if reference.lower().startswith(HASH_PREFIX):
             return self._find_hash(reference[len(HASH_PREFIX) :].strip().lower(), folders)
         names = self.names(folders)
-        found = _matches(names, reference)
+        found = _matches(names, given, reference)
         if known_folder:
             found = [match for match in found if match[0] == known_folder] or found
         if len(found) > 1 and not version:
@@ -109,6 +110,12 @@ class Library:
         info = self._registered(reference, version)
         if info:
             return self._file_of(info, folders)
+        if found and not version:
+            raise ModelNotFound(
+                f"{reference} is listed, but its file is not there: it was just removed, "
+                "or is a link that leads nowhere.",
+                "Get it again, or choose another.",
+            )
         if found:
             raise BadInput(
                 f"version is {version!r}, but {reference} is a file without registered versions.",
@@ -287,10 +294,15 @@ def _checked(reference: object) -> str:
     return text
 
 
-def _matches(names: Sequence[tuple[str, str]], reference: str) -> list[tuple[str, str]]:
+def _matches(names: Sequence[tuple[str, str]], given: str, reference: str) -> list[tuple[str, str]]:
+    """Return what is meant: a listed name as it stands, else with either separator, else with its folder."""
     wanted = reference.replace("\\", "/")
-    found = [(kind, name) for kind, name in names if _posix(name) == wanted]
-    return found or [(kind, name) for kind, name in names if f"{kind}/{_posix(name)}" == wanted]
+    return (
+        [(kind, name) for kind, name in names if name == given]
+        or [(kind, name) for kind, name in names if _posix(name) == wanted]
+        or [(kind, name) for kind, name in names if os.path.join(kind, name) == given]
+        or [(kind, name) for kind, name in names if f"{kind}/{_posix(name)}" == wanted]
+    )
 
 
 def _posix(name: str) -> str:

@@ -7,11 +7,12 @@ version, by its text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from .config import IN_MEMORY
 from .errors import BadInput
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
     from .registry import Registry
 
 LATEST = "latest"
+_LOCAL_PART = re.compile(r"\+[a-z0-9]+(?:[-_.][a-z0-9]+)*", re.IGNORECASE)
 
 
 def parse_version(text: str) -> Version | None:
     """Return the version without its local part, or None when ``text`` is no version."""
     try:
         return Version(Version(text).public)
-    except (InvalidVersion, TypeError):
+    except (ValueError, TypeError):  # InvalidVersion, or more digits than Python reads
         return None
 
 
@@ -51,14 +53,13 @@ def parse_requirement(requirement: str) -> SpecifierSet:
     Raises:
         BadInput: it is neither a version nor a specifier.
     """
-    text = requirement.strip()
-    try:
-        return SpecifierSet(f"=={Version(text).public}", prereleases=True)
-    except InvalidVersion:
-        pass
+    text = _LOCAL_PART.sub("", requirement.strip())
+    version = parse_version(text)
+    if version is not None:
+        return SpecifierSet(f"=={version}", prereleases=True)
     try:
         return SpecifierSet(text)
-    except InvalidSpecifier:
+    except ValueError:  # InvalidSpecifier, or more digits than Python reads
         raise BadInput(
             f"{requirement!r} is not a version requirement.",
             "Use a version such as 1.5.0, a specifier such as >=1.2 or ~=2.1, or latest.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import struct
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from .sniff import SNIFF_BYTES, describe_foreign
 
 MAX_HEADER_BYTES = 100_000_000
 _LENGTH = struct.Struct("<Q")
+_MAX_ELEMENTS = 1 << 200  # beyond it a shape is no longer multiplied out: a header may name millions of them
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _AGAIN = "The file is damaged: get it again."
 
 
@@ -68,16 +71,23 @@ def read_header(path: Path | str) -> Header:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             return _read(path, file)
     except FileNotFoundError:
         raise ModelNotFound(
             f"There is no file at {path}.", "Check the path, or download the model first."
         ) from None
     except OSError as error:
-        if path.is_dir():
+        if os.path.isdir(path):
             raise FileError(f"{path} is a folder.", "Name a model file inside it.") from None
         raise FileError(f"{path} cannot be read: {error.strerror}.", "Check who may read it.") from error
+    except ValueError as error:  # a NUL in the name
+        raise ModelNotFound(f"{str(path)!r} is no path: {error}.", "Check the path.") from error
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    """Open without waiting for the other end of a named pipe, which is then refused."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read(path: Path, file: BinaryIO) -> Header:
@@ -154,7 +164,11 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         _fail(path, "not_utf8", f"its header is not UTF-8 text (byte {error.start})")
     try:
-        document = json.loads(text, object_pairs_hook=_unique)
+        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        if _HALF_CHARACTER.search(raw):
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        _fail(path, "not_utf8", "its header has half of a UTF-16 pair in it, which is no character")
     except _Duplicate as error:
         _fail(path, "duplicate_key", f"its header has the key {error.args[0]!r} twice")
     except RecursionError:
@@ -164,6 +178,10 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         _fail(path, "not_an_object", f"its header is a JSON {type(document).__name__}, not an object")
     return document
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -201,6 +219,8 @@ def _tensors(path: Path, document: dict[str, Any], data_size: int) -> dict[str, 
                 if type(dimension) is not int or dimension < 0:
                     raise ValueError
                 elements *= dimension
+                if elements > _MAX_ELEMENTS:
+                    break
         except (TypeError, KeyError, ValueError):
             _explain(path, name, entry)
         if bits is None:
@@ -211,14 +231,18 @@ def _tensors(path: Path, document: dict[str, Any], data_size: int) -> dict[str, 
             _fail(
                 path,
                 "size",
-                f"tensor {name!r} of type {dtype} and shape {shape} needs "
-                f"{elements * bits / 8:g} bytes and its offsets give {end - start}",
+                f"tensor {name!r} of type {dtype} and shape {shape} needs {_bytes(elements * bits)}"
+                f" and its offsets give {end - start}",
                 tensor=name,
             )
         infos.append((start, end, name, TensorInfo(dtype, tuple(shape), start, end)))
     infos.sort()
     _check_cover(path, infos, data_size)
     return {name: info for _, _, name, info in infos}
+
+
+def _bytes(bits: int) -> str:
+    return f"{bits / 8:g} bytes" if bits <= _MAX_ELEMENTS else "more than any file holds"
 
 
 def _explain(path: Path, name: str, entry: Any) -> NoReturn:

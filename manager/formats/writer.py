@@ -142,9 +142,10 @@ class SafetensorsWriter:
         return self._file
 
     def _remove(self) -> None:
+        if self._file is None:  # nothing was made
+            return
         try:
-            if self._file is not None:
-                self._file.close()
+            self._file.close()
         except OSError:  # what the disk would not take before, it will not take now
             pass
         finally:
@@ -157,8 +158,8 @@ class SafetensorsWriter:
         done = self._written.get(name, 0)
         if start + done + len(view) > end:
             raise ValueError(f"tensor {name!r} takes {end - start} bytes, not {done + len(view)}")
-        self._stream.seek(8 + self._header_size + start + done)
         try:
+            self._stream.seek(8 + self._header_size + start + done)  # writes what the buffer holds
             self._stream.write(view)
         except OSError as error:
             raise disk_error(self.path, error) from error
@@ -253,6 +254,8 @@ def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
             os.replace(temporary, path)
         else:
             _publish_new(temporary, path)
+    except IsADirectoryError as error:
+        raise FileError(f"{path.name} is a folder.", "Choose another name.") from error
     except PermissionError as error:
         raise FileError(
             f"{path.name} is in use and cannot be replaced: {error.strerror}.",

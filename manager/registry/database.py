@@ -14,6 +14,7 @@ from ..errors import BadInput, FileError
 from .schema import HEAD
 
 _BUSY_MILLISECONDS = 10_000
+_LOCK_SECONDS = 60
 _MIGRATIONS = Path(__file__).with_name("migrations")
 
 
@@ -34,18 +35,24 @@ def open_database(url: str) -> Engine:
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url)
+        engine = create_engine(make_url(url).set(database=str(path)))
         _set_pragmas(engine, wal=True)
-        if _revision(engine) != HEAD:
-            with FileLock(f"{path}.lock"):
+        # Also to look: a database that is being made by another process may not be opened at all.
+        with FileLock(f"{path}.lock", timeout=_LOCK_SECONDS):
+            if _revision(engine) != HEAD:
                 _migrate(engine)
     except (OSError, DatabaseError) as error:
-        reason = str(getattr(error, "orig", None) or error)
-        raise FileError(
-            f"The registry {path} cannot be opened: {reason}.",
-            "Check who may write there; if it is damaged, move it away: a new one is made.",
-        ) from error
+        raise unusable(path, error) from error
     return engine
+
+
+def unusable(path: Path, error: OSError | DatabaseError) -> FileError:
+    """Return our error for a database that cannot be opened or read."""
+    reason = str(getattr(error, "orig", None) or error)
+    return FileError(
+        f"The registry {path} cannot be opened: {reason}.",
+        "Check who may write there; if it is damaged, move it away: a new one is made.",
+    )
 
 
 def database_path(url: str) -> Path | None:
@@ -87,6 +94,8 @@ def _migrate(engine: Engine) -> None:
 
     scripts = ScriptDirectory(str(_MIGRATIONS))
     with engine.begin() as connection:
+        # Python's driver begins no transaction for DDL by itself: a run that is killed here leaves nothing.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
         _refuse_newer(connection, {script.revision for script in scripts.walk_revisions()})
         context = MigrationContext.configure(
             connection,
