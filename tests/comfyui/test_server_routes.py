@@ -83,9 +83,10 @@ def test_status_shows_versions_memory_and_no_path(client: Client, prefix: str) -
 
 def test_models_lists_every_file_with_an_opaque_id(client: Client) -> None:
     found = client.get("/managed-models/models")
-    names = {row["name"] for row in found.json()["models"]}
-    assert {WAN, "from_extra_paths.safetensors"} <= names
-    assert all(row["version"] is None for row in found.json()["models"])
+    rows = {row["name"]: row for row in found.json()["models"]}
+    for name in (WAN, "from_extra_paths.safetensors"):
+        assert rows[name]["version"] is None, "nobody registered one"
+    assert len({row["id"] for row in rows.values()}) == len(rows)
     assert str(client.base) not in found.text
 
 
