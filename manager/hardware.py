@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import platform
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from .host import Gpu, ProcessMemory
+from .host import Gpu, ProcessMemory, Ram
 
 
 class TorchBuild(NamedTuple):
@@ -84,6 +85,35 @@ def _nvidia_gpu(nvml: Any, index: int) -> Gpu:
     )
 
 
+def other_processes_bytes(index: int) -> int | None:
+    """Return what other processes hold of one NVIDIA card; None where the driver does not tell.
+
+    On Windows it knows the card's total alone, not who has how much.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        processes = [
+            *pynvml.nvmlDeviceGetComputeRunningProcesses(handle),
+            *pynvml.nvmlDeviceGetGraphicsRunningProcesses(handle),
+        ]
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+    held = {process.pid: process.usedGpuMemory for process in processes if process.pid != os.getpid()}
+    if any(count is None for count in held.values()):
+        return None
+    return int(sum(held.values()))
+
+
 def torch_gpus(torch: Any) -> tuple[Gpu, ...]:
     """Ask an imported torch for the cards that it sees."""
     for backend in ("cuda", "xpu"):
@@ -111,6 +141,12 @@ def apple_gpus(total_ram: int, available_ram: int) -> tuple[Gpu, ...]:
     if sys.platform == "darwin" and platform.machine() == "arm64":
         return (Gpu("Apple Silicon", "mps", total_ram, available_ram),)
     return ()
+
+
+def ram() -> Ram:
+    """Look at the machine's RAM now."""
+    memory = psutil.virtual_memory()
+    return Ram(memory.total, memory.available)
 
 
 def process_memory() -> ProcessMemory:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from .formats.safetensors import Header
 from .identify import Detection
+from .model import ModelType
 from .units import to_gb
 
 DEFAULT = "default"
@@ -112,17 +114,39 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """One load. ``checkpoint`` says that VAE and text encoders may be inside."""
+    """One load: which files, as what, and with which options.
+
+    Attributes:
+        path: the file; the first one where a text encoder has several.
+        kind: DIFFUSION; CHECKPOINT, which may also hold VAE and text encoders; TEXT_ENCODER; VAE.
+        weight_dtype: one of ``WEIGHT_DTYPES``; concerns the diffusion part.
+        stored_dtype: the type that most weights are stored in, for ``as_stored``.
+        device: ``default``, or one of :meth:`Host.devices`.
+        more_paths: further files of the same model, in order.
+        encoder_type: what a text encoder is for, in the stock loader's words; empty for the rest.
+        name: what a person chose, for a VAE that is no single file (``taesd``).
+    """
 
     path: Path
-    checkpoint: bool
+    kind: ModelType
     weight_dtype: str = DEFAULT
     stored_dtype: str = ""
+    device: str = DEFAULT
+    more_paths: tuple[Path, ...] = ()
+    encoder_type: str = ""
+    name: str = ""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path, *self.more_paths)
 
 
 @dataclass(frozen=True)
 class LoadedParts:
-    """What a load gave: ComfyUI's MODEL, CLIP and VAE, or tensors by name outside ComfyUI."""
+    """What a load gave: ComfyUI's MODEL, CLIP and VAE, or tensors by name outside ComfyUI.
+
+    ``model`` is None for a text encoder or a VAE of its own.
+    """
 
     model: Any
     clip: Any = None
@@ -157,6 +181,40 @@ class ProcessMemory:
 
     rss_bytes: int
     mapped_bytes: int | None
+
+
+class Ram(NamedTuple):
+    """The machine's RAM in bytes: all of it, and what can be handed out now."""
+
+    total_bytes: int
+    available_bytes: int
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """Who uses one accelerator, in bytes; None where the platform does not tell.
+
+    Attributes:
+        device: torch's name of it, ``cuda:0``.
+        torch_bytes: what torch has taken in this process, models and working memory together.
+        others_bytes: what other processes hold.
+    """
+
+    device: str
+    name: str
+    total_bytes: int
+    free_bytes: int | None
+    torch_bytes: int | None
+    others_bytes: int | None
+
+
+@dataclass(frozen=True)
+class RunningPrompt:
+    """The prompt that is being carried out, and the node it is at (None between nodes)."""
+
+    id: str
+    node: str | None
+    node_type: str | None
 
 
 class Host(Protocol):
@@ -203,6 +261,37 @@ class Host(Protocol):
         Raises:
             HostBusy: a prompt is running.
         """
+
+    def share(self, parts: LoadedParts) -> LoadedParts:
+        """Return other handles on the same weights: patching one leaves the rest as they are."""
+
+    def handles(self, parts: LoadedParts) -> Sequence[object]:
+        """Return what lives exactly as long as somebody uses ``parts``, for weak references."""
+
+    def ids(self, parts: LoadedParts) -> Sequence[str]:
+        """Return the ids under which :meth:`resident` lists the models in ``parts``."""
+
+    def quiet(self) -> AbstractContextManager[None]:
+        """Hold off every prompt while models are let go of; enter it for one model at a time.
+
+        Raises:
+            HostBusy: on entering, when a prompt is running elsewhere than on this thread.
+        """
+
+    def running(self) -> RunningPrompt | None:
+        """Return the prompt that is running, None when nothing runs."""
+
+    def ram(self) -> Ram:
+        """Look at the machine's RAM now."""
+
+    def ram_headroom(self) -> int:
+        """Return the bytes of RAM below which the host itself begins to let go of things in use."""
+
+    def devices(self) -> Sequence[str]:
+        """Return the devices that a model may be sent to, in torch's names; ``cpu`` is one."""
+
+    def device_use(self) -> Sequence[DeviceUse]:
+        """Look at every accelerator now; nothing for the CPU."""
 
     def unload_all(self) -> None:
         """Let go of every model and every cached result, once the running prompt is done."""

@@ -1,4 +1,4 @@
-"""Loading one model file through the host, with a judgement first and words after."""
+"""Loading models through the pool, with a judgement first and words after."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from .compatibility import (
     ModelCompatibilityChecker,
     with_article,
 )
-from .errors import BadInput, Incompatible, NotAvailable, UnfilledOutputError
+from .config import parse_duration
+from .errors import BadInput, Incompatible, NotAvailable, NotSafetensors, UnfilledOutputError
 from .files import FileIdentity
-from .host import AS_STORED, DEFAULT, WEIGHT_DTYPES, Host, LoadedParts, LoadRequest
+from .host import AS_STORED, DEFAULT, WEIGHT_DTYPES, Host, LoadedParts, LoadRequest, ModelFile
 from .identify import ModelIdentity
-from .library import Library
+from .library import Library, try_identity
 from .model import ModelType, QuantizationType
+from .pool import ModelPool
 
 WARN = "warn"
 ERROR = "error"
@@ -54,18 +56,22 @@ class Loaded:
 
 
 class Loader:
-    """Load diffusion models and checkpoints.
+    """Load models of every kind through the pool.
 
     Args:
-        host: does the loading.
+        host: the machine.
         library: knows the files.
         checker: judges before anything is read.
+        pool: has what is loaded already, and does the loading.
     """
 
-    def __init__(self, host: Host, library: Library, checker: ModelCompatibilityChecker) -> None:
+    def __init__(
+        self, host: Host, library: Library, checker: ModelCompatibilityChecker, pool: ModelPool
+    ) -> None:
         self._host = host
         self._library = library
         self._checker = checker
+        self._pool = pool
 
     def load(
         self,
@@ -74,13 +80,17 @@ class Loader:
         weight_dtype: str = DEFAULT,
         on_misfit: str = WARN,
         folder: str = "",
+        keep_alive: str | None = None,
+        device: str = DEFAULT,
     ) -> Loaded:
-        """Load the file at ``path``, called ``name`` in words.
+        """Load the diffusion model or checkpoint at ``path``, called ``name`` in words.
 
         Args:
             weight_dtype: one of ``WEIGHT_DTYPES``; concerns the diffusion part.
             on_misfit: ``warn`` reports problems, ``error`` refuses to load with them.
             folder: the folder type it came from, if any.
+            keep_alive: how long it stays after its last use; the setting's when None.
+            device: ``default``, or one of the host's.
 
         Raises:
             BadInput: an unknown value, or a file of another role.
@@ -89,7 +99,6 @@ class Loader:
         """
         _check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
         _check_choice("on_misfit", on_misfit, ON_MISFIT, later=("use_smaller",))
-        file = FileIdentity.of(path)
         identity = self._library.identity(path)
         expected = ModelType.CHECKPOINT if folder == "checkpoints" else ModelType.DIFFUSION
         report = self._checker.report_file(name, path, expected, self._library.info_of(path))
@@ -101,25 +110,102 @@ class Loader:
                 "Set on_misfit to warn to load it anyway.",
             )
         dtype, notes = _effective_dtype(weight_dtype, identity)
+        whole = identity.role is ModelType.CHECKPOINT or folder == "checkpoints"
+        kind = ModelType.CHECKPOINT if whole else ModelType.DIFFUSION
+        request = LoadRequest(path, kind, dtype, _dominant(identity), device)
+        loaded = self._get(name, request, "LoadManagedModel", keep_alive, notes)
+        unfilled = _fill(loaded.parts, name)
+        precision = identity.precision if identity.quantized_layers else loaded.parts.dtype
+        loaded.details.update(
+            identity=identity.to_dict(),
+            dtype=precision,
+            weight_dtype=weight_dtype,
+            unfilled={output: f"use {loader!r}" for output, loader in unfilled.items()},
+            findings=[finding.to_dict() for finding in report.findings],
+        )
+        return loaded
+
+    def load_text_encoder(
+        self,
+        files: Sequence[ModelFile],
+        encoder_type: str,
+        keep_alive: str | None = None,
+        device: str = DEFAULT,
+    ) -> Loaded:
+        """Load a text encoder of one to four files.
+
+        Args:
+            encoder_type: what it is for, in the stock loaders' words.
+
+        Raises:
+            BadInput: a file is of another role.
+            FileError, ModelNotFound, LoadFailed: a file is not there, no good, or refused.
+        """
+        for file in files:
+            self._refuse_other_role(file, ModelType.TEXT_ENCODER, "a text encoder")
+        name = " + ".join(file.name for file in files)
+        first, *more = (file.path for file in files)
+        request = LoadRequest(
+            first,
+            ModelType.TEXT_ENCODER,
+            device=device,
+            more_paths=tuple(more),
+            encoder_type=encoder_type,
+            name=name,
+        )
+        return self._get(name, request, "LoadManagedTextEncoder", keep_alive, [])
+
+    def load_vae(
+        self, name: str, paths: Sequence[Path], keep_alive: str | None = None, device: str = DEFAULT
+    ) -> Loaded:
+        """Load a VAE: what the stock loader offers under ``name``, which is in these files.
+
+        Raises:
+            BadInput: a file is of another role.
+            FileError, ModelNotFound, LoadFailed: a file is not there, no good, or refused.
+        """
+        first, *more = paths
+        if not more:
+            self._refuse_other_role(ModelFile("vae", name, first), ModelType.VAE, "a VAE")
+        request = LoadRequest(first, ModelType.VAE, device=device, more_paths=tuple(more), name=name)
+        return self._get(name, request, "LoadManagedVAE", keep_alive, [])
+
+    def _get(
+        self, name: str, request: LoadRequest, loader: str, keep_alive: str | None, notes: list[str]
+    ) -> Loaded:
         started = time.monotonic()
-        checkpoint = identity.role is ModelType.CHECKPOINT or folder == "checkpoints"
-        parts = self._host.load(LoadRequest(path, checkpoint, dtype, _dominant(identity)))
-        unfilled = _fill(parts, name)
+        size = sum(FileIdentity.of(path).size for path in request.paths)
+        seconds = None if keep_alive is None else parse_duration(keep_alive)
+        parts, shared = self._pool.get(request, loader, seconds, self._needed_ram(request, size))
         details = {
             "model": name,
-            "version": self._library.version_of(path),
-            "identity": identity.to_dict(),
-            "size_bytes": file.size,
+            "version": self._library.version_of(request.path),
+            "size_bytes": size,
             "loaded_bytes": parts.size_bytes,
-            "dtype": identity.precision if identity.quantized_layers else parts.dtype,
+            "dtype": parts.dtype,
             "device": parts.device,
-            "weight_dtype": weight_dtype,
-            "unfilled": {output: f"use {loader!r}" for output, loader in unfilled.items()},
+            "shared": shared,
             "notes": notes,
-            "findings": [finding.to_dict() for finding in report.findings],
+            "findings": [],
             "seconds": round(time.monotonic() - started, 2),
         }
         return Loaded(parts, details)
+
+    def _needed_ram(self, request: LoadRequest, size: int) -> int:
+        """Return about how much RAM the load takes: on a CPU, 16-bit weights become 32-bit ones."""
+        on_cpu = request.device == "cpu" or list(self._host.devices()) == ["cpu"]
+        upcast = request.weight_dtype == "fp32" or (request.weight_dtype == DEFAULT and on_cpu)
+        return size * 2 if upcast and request.stored_dtype in ("bf16", "fp16") else size
+
+    def _refuse_other_role(self, file: ModelFile, role: ModelType, words: str) -> None:
+        identity, error = try_identity(self._library, file.path)
+        if isinstance(error, NotSafetensors) or identity is None:
+            return  # ComfyUI reads pickles of these kinds, and says itself what is wrong with others
+        if identity.recognised and identity.role not in (role, ModelType.CHECKPOINT):
+            raise BadInput(
+                f"{file.name} is {with_article(identity.title)}, and {words} is expected.",
+                "Choose another file, or the loader for this kind.",
+            )
 
 
 _LOADERS = {"CLIP": "Load CLIP", "VAE": "Load VAE"}

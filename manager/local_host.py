@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import sys
 import threading
+import uuid
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +18,25 @@ import psutil
 
 from .errors import BadInput, Cancelled, HostRequired, LoadFailed
 from .formats.safetensors import Header
-from .hardware import apple_gpus, nvidia_gpus, process_memory, torch_build, torch_gpus
+from .hardware import apple_gpus, nvidia_gpus, process_memory, ram, torch_build, torch_gpus
 from .host import (
     AS_STORED,
     DEFAULT,
     WEIGHT_DTYPES,
+    DeviceUse,
     Gpu,
     LoadedParts,
     LoadRequest,
     ModelFolder,
     ProcessMemory,
+    Ram,
     ResidentModel,
+    RunningPrompt,
     SystemSnapshot,
 )
 from .identify import Detection
 from .model import FOLDER_ALIASES, FOLDER_TYPES, MODEL_SUFFIXES
+from .units import GB
 
 _TORCH_DTYPES = {
     "fp8_e4m3fn": "float8_e4m3fn",
@@ -38,6 +46,16 @@ _TORCH_DTYPES = {
     "fp16": "float16",
     "fp32": "float32",
 }
+
+
+class Tensors(dict[str, Any]):
+    """A loaded file: tensors by name. Handles on one file share the tensors and keep it alive."""
+
+    def __init__(self, tensors: Mapping[str, Any], path: Path, parent: Tensors | None = None) -> None:
+        super().__init__(tensors)
+        self.path = path
+        self.origin: Tensors = parent.origin if parent is not None else self
+        self.nbytes = sum(tensor.nbytes for tensor in tensors.values())
 
 
 class LocalHost:
@@ -57,7 +75,7 @@ class LocalHost:
         self._roots = list(roots)
         self._on_progress = on_progress
         self._cancel = threading.Event()
-        self._loaded: dict[str, tuple[Path, dict[str, Any], int]] = {}
+        self._loaded: weakref.WeakValueDictionary[str, Tensors] = weakref.WeakValueDictionary()
 
     @property
     def name(self) -> str:
@@ -138,24 +156,56 @@ class LocalHost:
         if request.weight_dtype not in (DEFAULT, AS_STORED):
             dtype = getattr(torch, _TORCH_DTYPES[request.weight_dtype])
             tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
-        size = sum(t.nbytes for t in tensors.values())
-        self._loaded[str(id(tensors))] = (request.path, tensors, size)
+        loaded = Tensors(tensors, request.path)
+        self._loaded[uuid.uuid4().hex] = loaded
         dtype = request.weight_dtype
         if dtype in (DEFAULT, AS_STORED):
             dtype = request.stored_dtype
-        return LoadedParts(tensors, dtype=dtype, size_bytes=size)
+        return LoadedParts(loaded, dtype=dtype, size_bytes=loaded.nbytes)
 
     def resident(self) -> Sequence[ResidentModel]:
         return [
-            ResidentModel(key, path.stem, path, "cpu", size, 0, size)
-            for key, (path, _, size) in reversed(self._loaded.items())
+            ResidentModel(key, found.path.stem, found.path, "cpu", found.nbytes, 0, found.nbytes)
+            for key, found in reversed(list(self._loaded.items()))
         ]
 
     def unload(self, ids: Sequence[str]) -> Mapping[str, int]:
-        return {key: self._loaded.pop(key)[2] for key in ids if key in self._loaded}
+        return {key: 0 for key in ids if key in self._loaded}  # nothing is on a device
+
+    def share(self, parts: LoadedParts) -> LoadedParts:
+        model: Tensors = parts.model
+        return dataclasses.replace(parts, model=Tensors(model, model.path, model))
+
+    def handles(self, parts: LoadedParts) -> Sequence[object]:
+        return [parts.model]
+
+    def ids(self, parts: LoadedParts) -> Sequence[str]:
+        return [key for key, found in self._loaded.items() if found is parts.model.origin]
+
+    def quiet(self) -> AbstractContextManager[None]:
+        return nullcontext()  # nothing runs here
+
+    def running(self) -> RunningPrompt | None:
+        return None
+
+    def ram(self) -> Ram:
+        return ram()
+
+    def ram_headroom(self) -> int:
+        return int(min(10 * GB, max(2 * GB, psutil.virtual_memory().total * 0.10)))
+
+    def devices(self) -> Sequence[str]:
+        return ["cpu"]  # models are read, not run
+
+    def device_use(self) -> Sequence[DeviceUse]:
+        gpus = self.system().gpus
+        return [
+            DeviceUse(f"{gpu.backend}:{i}", gpu.name, gpu.total_bytes, gpu.free_bytes, None, None)
+            for i, gpu in enumerate(gpus)
+        ]
 
     def unload_all(self) -> None:
-        self._loaded.clear()
+        """Nothing is held here: what was loaded lives as long as somebody uses it."""
 
     def memory(self) -> ProcessMemory:
         return process_memory()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from .cleanup import CleanupTask
 from .compatibility import CompatibilityReport, ModelCompatibilityChecker
-from .config import ModelManagerConfig
+from .config import ModelManagerConfig, parse_duration
 from .errors import BadInput, ManagedModelsError, ModelNotFound, NotAvailable
 from .files import find_stale_temporaries
 from .host import DEFAULT, Host, LoadedParts, ModelFile
@@ -18,10 +18,12 @@ from .integrity import verify_file
 from .library import Library, is_storable
 from .loading import WARN, Loader
 from .local_host import LocalHost
-from .memory import memory_report
+from .memory import UnloadResult, memory_report, unload
 from .model import FOLDER_TYPES, ModelInfo
+from .pool import Keeper, ModelPool
 from .quantize import Quantizer, QuantizeRequest
 from .registry import Registry
+from .units import GB
 from .versions import ModelVersionManager, newer_versions, parse_version
 
 log = logging.getLogger("managed_models.manager")
@@ -53,14 +55,22 @@ class AdvancedModelManager:
         self.library = Library(self.host, self.registry, defer)
         self.versions = ModelVersionManager(self.registry)
         self.checker = ModelCompatibilityChecker(self.host, self.library.identity)
-        self.loader = Loader(self.host, self.library, self.checker)
+        self.pool = ModelPool(
+            self.host,
+            keep_alive=parse_duration(self.config.keep_alive),
+            ram_budget=_bytes(self.config.max_ram_gb),
+            vram_reserve=_bytes(self.config.vram_reserve_gb),
+        )
+        self.loader = Loader(self.host, self.library, self.checker, self.pool)
         self.quantizer = Quantizer(self.library.identity, self.host, lambda: self.host.system().layer_formats)
+        self.keeper = Keeper(self.pool)
         self._cleanup = CleanupTask(self._clean, self.config.cleanup_interval_seconds)
         self._next_sweep = 0.0
 
     def close(self) -> None:
         """Stop the cleanup task and give the registry's file back."""
         self.stop_cleanup_task()
+        self.keeper.stop()
         self.registry.close()
 
     # What people say about models
@@ -189,29 +199,64 @@ class AdvancedModelManager:
     # Memory
 
     def load_model(
-        self, name: str, weight_dtype: str = DEFAULT, on_misfit: str = WARN, version: str = ""
+        self,
+        name: str,
+        weight_dtype: str = DEFAULT,
+        on_misfit: str = WARN,
+        version: str = "",
+        keep_alive: str | None = None,
+        device: str = DEFAULT,
     ) -> LoadedParts:
-        """Load a registered model, a file of the model folders, or a path.
+        """Load a registered model, a file of the model folders, or a path; or share what is loaded.
 
         Raises:
             ManagedModelsError: see :meth:`Loader.load`.
         """
         path = self.library.find_path(name, version)
-        return self.loader.load(name, path, weight_dtype, on_misfit).parts
+        return self.loader.load(
+            name, path, weight_dtype, on_misfit, keep_alive=keep_alive, device=device
+        ).parts
 
-    def unload_model(self, name: str) -> bool:
-        """Take a model out of the device's memory; False when it is not there.
+    def unload_model(self, name: str, vram_only: bool = False) -> bool:
+        """Take a model out of memory; False when it is not there.
+
+        RAM comes back as soon as nobody else has the model: in ComfyUI its cache of outputs may.
+
+        Args:
+            vram_only: leave it in RAM, from where it comes back quickly.
 
         Raises:
             HostBusy: a prompt is running.
         """
         path = self.library.find_path(name)
-        ids = [model.id for model in self.host.resident() if model.path == path]
-        return bool(ids) and bool(self.host.unload(ids))
+        found = [model.id for model in self.host.resident() if model.path == path]
+        self.unload(found, vram_only)
+        return bool(found)
+
+    def unload(self, ids: Iterable[str], vram_only: bool = False) -> UnloadResult:
+        """Take models out of memory, by the ids of the memory report.
+
+        Raises:
+            HostBusy: a prompt is running.
+        """
+        return unload(self.host, self.pool, tuple(ids), vram_only)
+
+    def unload_all(self) -> None:
+        """Let go of every model and every cached result, once the running prompt is done."""
+        self.host.unload_all()
+        self.keeper.empty()
+
+    def pin_model(self, name: str, pinned: bool = True) -> None:
+        """Keep a model in memory, once it is loaded, until it is unpinned or all memory is asked back.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        self.pool.pin(self.library.find_path(name), pinned)
 
     def get_memory_report(self) -> dict[str, Any]:
         """Return what memory holds right now, in bytes; ``report.render_memory`` gives words."""
-        return memory_report(self.host)
+        return memory_report(self.host, self.pool)
 
     # Making and getting files
 
@@ -253,7 +298,8 @@ class AdvancedModelManager:
         self._cleanup.stop()
 
     def _clean(self) -> None:
-        """One round: remove temporary files that a killed run left behind."""
+        """One round: let go of models that rest, remove temporary files that a killed run left behind."""
+        self.pool.sweep()
         now = time.monotonic()
         if now < self._next_sweep:
             return
@@ -265,3 +311,7 @@ class AdvancedModelManager:
     def _folder_of(self, path: Path) -> str:
         """Return the type of the model folder that holds ``path``, empty outside them."""
         return next((f.type for f in self.host.folders() if f.path in path.parents), "")
+
+
+def _bytes(gigabytes: float | None) -> int | None:
+    return None if gigabytes is None else int(gigabytes * GB)

@@ -95,15 +95,19 @@ def render_quantize(details: Mapping[str, Any]) -> str:
 
 def render_load(details: Mapping[str, Any]) -> str:
     """Return the words of a load."""
-    lines = [f"Loaded {details['model']} in {details['seconds']:.1f} s."]
-    lines += identity_lines(details["identity"], details["size_bytes"])
+    if details["shared"]:
+        lines = [f"{details['model']} is in memory already and is shared: nothing was read."]
+    else:
+        lines = [f"Loaded {details['model']} in {details['seconds']:.1f} s."]
+    if "identity" in details:
+        lines += identity_lines(details["identity"], details["size_bytes"])
     lines.append(_INDENT + f"Version: {details['version'] or 'unknown'}")
+    dtype = f" as {details['dtype']}" if details["dtype"] else ""
+    asked = f" (weight_dtype {details['weight_dtype']})" if "weight_dtype" in details else ""
     lines.append(
-        _INDENT
-        + f"In memory: {format_bytes(details['loaded_bytes'])} as {details['dtype']} "
-        + f"(weight_dtype {details['weight_dtype']}), for {details['device']}"
+        f"{_INDENT}In memory: {format_bytes(details['loaded_bytes'])}{dtype}{asked}, for {details['device']}"
     )
-    for output, words in details["unfilled"].items():
+    for output, words in details.get("unfilled", {}).items():
         lines.append(_INDENT + f"{output}: not in this file; {words}")
     lines += [_INDENT + f"Note: {note}" for note in details["notes"]]
     lines += finding_lines(details["findings"])

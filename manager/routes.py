@@ -14,6 +14,7 @@ from aiohttp import web
 from . import __version__
 from .errors import BadInput, HostBusy, ManagedModelsError, ModelNotFound
 from .manager import AdvancedModelManager
+from .memory import UnloadResult
 from .report import render_check, render_memory
 from .route_guard import guard_read, guard_write
 
@@ -106,18 +107,30 @@ class Routes:
         return {"details": details, "report": render_check(details)}
 
     def _unload(self, body: dict[str, Any]) -> dict[str, Any]:
-        host = self._get_manager().host
+        manager = self._get_manager()
+        vram_only = body.get("vram_only", False)
+        if not isinstance(vram_only, bool):
+            raise BadInput(f"vram_only is {vram_only!r}.", "Send true or false.")
         if body.get("all") is True:
-            host.unload_all()
-            return {"freed_bytes": None, "still_in_ram_bytes": None, "scheduled": True}
+            if vram_only:
+                return _unloaded(manager.unload([m.id for m in manager.host.resident()], vram_only=True))
+            manager.unload_all()
+            return {"freed_bytes": None, "ram_bytes": None, "still_in_ram_bytes": None, "scheduled": True}
         wanted = body.get("id")
         if not isinstance(wanted, str):
             raise BadInput("No model was named.", 'Send {"id": ...} from the status, or {"all": true}.')
-        if all(model.id != wanted for model in host.resident()):
+        if all(model.id != wanted for model in manager.host.resident()):
             raise ModelNotFound("That model is not in memory any more.", "Look at the list again.")
-        freed = host.unload([wanted])
-        left = next((model.ram_bytes for model in host.resident() if model.id == wanted), 0)
-        return {"freed_bytes": sum(freed.values()), "still_in_ram_bytes": left, "scheduled": False}
+        return _unloaded(manager.unload([wanted], vram_only))
+
+
+def _unloaded(result: UnloadResult) -> dict[str, Any]:
+    return {
+        "freed_bytes": result.vram_bytes,
+        "ram_bytes": result.ram_bytes,
+        "still_in_ram_bytes": result.still_in_ram_bytes,
+        "scheduled": False,
+    }
 
 
 def opaque_id(path: Path) -> str:

@@ -13,6 +13,7 @@ from managed_models.manager.errors import LoadFailed
 from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.host import WEIGHT_DTYPES, Host, LoadRequest
 from managed_models.manager.identify import identify
+from managed_models.manager.model import ModelType
 
 WAN = "tiny_wan21_t2v_bf16.safetensors"
 CHECKPOINT = "tiny_sd15_checkpoint_bf16.safetensors"
@@ -79,7 +80,9 @@ def detects_or_says_nothing(host: Host, models: Path) -> None:
 
 def loads_every_weight_dtype(host: Host, models: Path) -> None:
     for weight_dtype in WEIGHT_DTYPES:
-        parts = host.load(LoadRequest(models / "diffusion_models" / WAN, False, weight_dtype, "bf16"))
+        parts = host.load(
+            LoadRequest(models / "diffusion_models" / WAN, ModelType.DIFFUSION, weight_dtype, "bf16")
+        )
         assert parts.model is not None
         assert parts.size_bytes > 0
         assert parts.device
@@ -87,12 +90,12 @@ def loads_every_weight_dtype(host: Host, models: Path) -> None:
 
 def keeps_the_stored_precision_when_asked(host: Host, models: Path) -> None:
     path = models / "diffusion_models" / WAN
-    parts = host.load(LoadRequest(path, False, "as_stored", "bf16"))
+    parts = host.load(LoadRequest(path, ModelType.DIFFUSION, "as_stored", "bf16"))
     assert abs(parts.size_bytes - path.stat().st_size) < 0.05 * path.stat().st_size
 
 
 def loads_a_checkpoint(host: Host, models: Path) -> None:
-    parts = host.load(LoadRequest(models / "checkpoints" / CHECKPOINT, True))
+    parts = host.load(LoadRequest(models / "checkpoints" / CHECKPOINT, ModelType.CHECKPOINT))
     assert parts.model is not None
     assert parts.clip is None
 
@@ -101,7 +104,7 @@ def refuses_a_file_that_is_no_model(host: Host, models: Path) -> None:
     path = models / "diffusion_models" / "broken.safetensors"
     path.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     try:
-        host.load(LoadRequest(path, False))
+        host.load(LoadRequest(path, ModelType.DIFFUSION))
         refusal = None
     except LoadFailed as error:
         refusal = error
@@ -114,7 +117,7 @@ def refuses_a_file_that_is_no_model(host: Host, models: Path) -> None:
 
 def lists_what_it_loaded_with_its_file(host: Host, models: Path) -> None:
     path = models / "diffusion_models" / WAN
-    parts = host.load(LoadRequest(path, False))
+    parts = host.load(LoadRequest(path, ModelType.DIFFUSION))
     mine = [m for m in host.resident() if m.path is not None and m.path.samefile(path)]
     assert mine, "the loaded model is not listed"
     model = mine[0]
@@ -125,7 +128,7 @@ def lists_what_it_loaded_with_its_file(host: Host, models: Path) -> None:
 
 
 def ids_stay_the_same(host: Host, models: Path) -> None:
-    parts = host.load(LoadRequest(models / "diffusion_models" / WAN, False))
+    parts = host.load(LoadRequest(models / "diffusion_models" / WAN, ModelType.DIFFUSION))
     assert [m.id for m in host.resident()] == [m.id for m in host.resident()]
     assert len({m.id for m in host.resident()}) == len(host.resident())
     del parts
@@ -133,7 +136,7 @@ def ids_stay_the_same(host: Host, models: Path) -> None:
 
 def unloads_by_id_and_ignores_strangers(host: Host, models: Path) -> None:
     assert host.unload(["no such id"]) == {}
-    parts = host.load(LoadRequest(models / "diffusion_models" / WAN, False))
+    parts = host.load(LoadRequest(models / "diffusion_models" / WAN, ModelType.DIFFUSION))
     freed = host.unload([model.id for model in host.resident()])
     assert all(count >= 0 for count in freed.values())
     del parts

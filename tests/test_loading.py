@@ -33,6 +33,7 @@ from managed_models.manager.loading import Loader, UnfilledOutput, unfilled_outp
 from managed_models.manager.local_host import LocalHost
 from managed_models.manager.quantize import Quantizer, QuantizeRequest
 from managed_models.manager.registry import Registry
+from managed_models.manager.pool import ModelPool
 from managed_models.manager.report import render_load
 from support.files import shapes_file
 from support.machines import CPU_ONLY, nvidia
@@ -58,7 +59,7 @@ class Recorder(LocalHost):
 
 def make_loader(host: Recorder, registry: Registry | None = None) -> Loader:
     library = Library(host, registry or Registry())
-    return Loader(host, library, ModelCompatibilityChecker(host, library.identity))
+    return Loader(host, library, ModelCompatibilityChecker(host, library.identity), ModelPool(host))
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_a_diffusion_model_is_loaded_as_the_host_would(wan: Path, host: Recorder, loader: Loader) -> None:
     loaded = loader.load("wan.safetensors", wan)
-    assert host.requests == [LoadRequest(wan, False, "default", "bf16")]
+    assert host.requests == [LoadRequest(wan, ModelType.DIFFUSION, "default", "bf16")]
     assert set(loaded.parts.model) == set(WAN)
     assert loaded.parts.size_bytes == sum(info.nbytes for info in read_header(wan).tensors.values())
     assert [model.path for model in host.resident()] == [wan]
@@ -125,12 +126,12 @@ def test_the_folder_says_whether_more_parts_may_be_inside(
     wan: Path, host: Recorder, loader: Loader, folder: str, whole: bool
 ) -> None:
     loader.load("wan.safetensors", wan, folder=folder)
-    assert host.requests[0].checkpoint is whole
+    assert (host.requests[0].kind is ModelType.CHECKPOINT) is whole
 
 
 def test_a_checkpoint_is_told_by_what_it_holds(checkpoint: Path, host: Recorder, loader: Loader) -> None:
     loaded = loader.load("all.safetensors", checkpoint, folder="diffusion_models")
-    assert host.requests[0].checkpoint
+    assert host.requests[0].kind is ModelType.CHECKPOINT
     assert loaded.details["identity"]["parts"] == ["vae"]
 
 

@@ -14,7 +14,7 @@ from managed_models.manager.errors import BadInput, Cancelled, HostRequired, Loa
 from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.host import WEIGHT_DTYPES, LoadRequest, ModelFolder, ResidentModel
 from managed_models.manager.local_host import LocalHost
-from managed_models.manager.model import FOLDER_ALIASES, FOLDER_TYPES, MODEL_SUFFIXES
+from managed_models.manager.model import FOLDER_ALIASES, FOLDER_TYPES, MODEL_SUFFIXES, ModelType
 from safetensors.numpy import save_file
 from support.machines import APPLE, CPU_ONLY, nvidia
 
@@ -230,7 +230,7 @@ def test_weights_come_in_the_type_that_is_asked_for(
     path: Path, host: LocalHost, weight_dtype: str, torch_dtype: str, told: str
 ) -> None:
     torch = pytest.importorskip("torch")
-    parts = host.load(LoadRequest(path, False, weight_dtype, "fp16"))
+    parts = host.load(LoadRequest(path, ModelType.DIFFUSION, weight_dtype, "fp16"))
     weight = parts.model["weight"]
     assert weight.dtype is getattr(torch, torch_dtype)
     assert weight.float().tolist() == [[1.0, -0.5], [0.25, 2.0]]  # exact in every one of these types
@@ -247,7 +247,7 @@ def test_every_type_is_tried_above() -> None:
 @pytest.mark.parametrize("weight_dtype", ["int8", "FP16", "", "float16"])
 def test_an_unknown_type_is_refused(path: Path, host: LocalHost, weight_dtype: str) -> None:
     with pytest.raises(BadInput) as caught:
-        host.load(LoadRequest(path, False, weight_dtype))
+        host.load(LoadRequest(path, ModelType.DIFFUSION, weight_dtype))
     assert caught.value.message == f"weight_dtype is {weight_dtype!r}."
     assert "fp8_e4m3fn_fast" in caught.value.remedy
     assert host.resident() == []
@@ -269,7 +269,7 @@ def test_a_broken_file_is_refused(path: Path, host: LocalHost, spoil: Any) -> No
     pytest.importorskip("torch")
     spoil(path)
     with pytest.raises(LoadFailed, match=r"model\.safetensors could not be loaded") as caught:
-        host.load(LoadRequest(path, False))
+        host.load(LoadRequest(path, ModelType.DIFFUSION))
     assert caught.value.remedy
     assert host.resident() == []
 
@@ -279,7 +279,7 @@ def test_without_torch_a_load_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
     with pytest.raises(HostRequired, match="needs PyTorch") as caught:
-        host.load(LoadRequest(path, False))
+        host.load(LoadRequest(path, ModelType.DIFFUSION))
     assert "pip install" in caught.value.remedy
     assert host.system().torch_version is None
 
@@ -288,9 +288,9 @@ def test_what_is_loaded_is_listed_last_first(tmp_path: Path, path: Path, host: L
     pytest.importorskip("torch")
     other = tmp_path / "other.safetensors"
     save_file({"a": np.zeros(5, dtype=np.uint8)}, other)
-    host.load(LoadRequest(path, False))
-    host.load(LoadRequest(other, False))
-    host.load(LoadRequest(path, False, "fp32"))
+    host.load(LoadRequest(path, ModelType.DIFFUSION))
+    host.load(LoadRequest(other, ModelType.DIFFUSION))
+    host.load(LoadRequest(path, ModelType.DIFFUSION, "fp32"))
     models = host.resident()
     assert [(m.title, m.path, m.size_bytes) for m in models] == [
         ("model", path, 40),
@@ -305,7 +305,7 @@ def test_what_is_loaded_is_listed_last_first(tmp_path: Path, path: Path, host: L
 def test_models_are_unloaded_by_id(path: Path, host: LocalHost) -> None:
     pytest.importorskip("torch")
     for _ in range(2):
-        host.load(LoadRequest(path, False))
+        host.load(LoadRequest(path, ModelType.DIFFUSION))
     newest, oldest = host.resident()
     assert host.unload([oldest.id, "nobody", oldest.id]) == {oldest.id: 32}
     assert host.resident() == [newest]
@@ -318,7 +318,7 @@ def test_models_are_unloaded_by_id(path: Path, host: LocalHost) -> None:
 
 def test_what_was_loaded_stays_with_whoever_has_it(path: Path, host: LocalHost) -> None:
     pytest.importorskip("torch")
-    parts = host.load(LoadRequest(path, False))
+    parts = host.load(LoadRequest(path, ModelType.DIFFUSION))
     host.unload_all()
     assert parts.model["weight"].float().sum() == 2.75
 

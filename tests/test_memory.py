@@ -13,6 +13,7 @@ import pytest
 from managed_models.manager.host import Gpu, LoadRequest, ProcessMemory, ResidentModel, SystemSnapshot
 from managed_models.manager.local_host import LocalHost
 from managed_models.manager.memory import memory_report
+from managed_models.manager.model import ModelType
 from managed_models.manager.report import render_memory
 from managed_models.manager.units import GB
 from support.files import shapes_file
@@ -122,7 +123,7 @@ def test_a_model_of_unknown_origin_has_no_path() -> None:
 def test_this_machine_right_now(tmp_path: Path) -> None:
     path = shapes_file(tmp_path / "model.safetensors", {"a.weight": (1024, 1024)}, "F32")
     host = LocalHost()
-    host.load(LoadRequest(path, False))
+    host.load(LoadRequest(path, ModelType.DIFFUSION))
     details = memory_report(host)
     assert details["host"] == "this machine"
     assert details["ram"]["total_bytes"] == psutil.virtual_memory().total

@@ -433,7 +433,7 @@ def test_a_resident_model_without_a_known_file(models: Path) -> None:
             return [replace(model, path=None) for model in super().resident()]
 
     host = Stranger([models])
-    host.load(LoadRequest(models / "diffusion_models" / NAME, False))
+    host.load(LoadRequest(models / "diffusion_models" / NAME, ModelType.DIFFUSION))
     manager = AdvancedModelManager(ModelManagerConfig(), host)
     with serving(manager) as server:
         (model,) = get(server, "status")["memory"]["models"]

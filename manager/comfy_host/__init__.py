@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from ..background import BackgroundWriter
 from ..config import ModelManagerConfig, registry_url
 from ..formats.safetensors import Header
-from ..hardware import process_memory
-from ..host import LoadedParts, LoadRequest, ModelFolder, ProcessMemory, ResidentModel, SystemSnapshot
+from ..hardware import process_memory, ram
+from ..host import (
+    DeviceUse,
+    LoadedParts,
+    LoadRequest,
+    ModelFolder,
+    ProcessMemory,
+    Ram,
+    ResidentModel,
+    RunningPrompt,
+    SystemSnapshot,
+)
 from ..identify import Detection
 from ..manager import AdvancedModelManager
 from ..registry import Registry
 from . import detect, folders, load, queue, system
-from .memory import ResidentModels
+from .memory import ResidentModels, patchers_of, share
 
 
 class ComfyHost:
@@ -50,7 +60,7 @@ class ComfyHost:
 
     def load(self, request: LoadRequest) -> LoadedParts:
         parts = load.load(request)
-        self._resident.record(request.path, _patchers(parts))
+        self._resident.record(request.path, patchers_of(parts))
         return parts
 
     def resident(self) -> Sequence[ResidentModel]:
@@ -58,6 +68,33 @@ class ComfyHost:
 
     def unload(self, ids: Sequence[str]) -> Mapping[str, int]:
         return self._resident.unload(ids)
+
+    def share(self, parts: LoadedParts) -> LoadedParts:
+        return share(parts)
+
+    def handles(self, parts: LoadedParts) -> Sequence[object]:
+        return patchers_of(parts)
+
+    def ids(self, parts: LoadedParts) -> Sequence[str]:
+        return self._resident.ids(patchers_of(parts))
+
+    def quiet(self) -> AbstractContextManager[None]:
+        return queue.quiet_moment()
+
+    def running(self) -> RunningPrompt | None:
+        return queue.running()
+
+    def ram(self) -> Ram:
+        return ram()
+
+    def ram_headroom(self) -> int:
+        return system.ram_headroom()
+
+    def devices(self) -> Sequence[str]:
+        return system.devices()
+
+    def device_use(self) -> Sequence[DeviceUse]:
+        return system.device_use()
 
     def unload_all(self) -> None:
         queue.free_everything()
@@ -70,11 +107,6 @@ class ComfyHost:
 
     def progress(self, done: int, total: int) -> None:
         queue.progress(done, total)
-
-
-def _patchers(parts: LoadedParts) -> list[Any]:
-    holders = (parts.clip, parts.vae)
-    return [parts.model, *(holder.patcher for holder in holders if holder is not None)]
 
 
 _lock = threading.Lock()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management
 import comfy.sd
+import comfy.utils
 import torch
+
+import nodes
 
 from ..errors import LoadFailed
 from ..host import AS_STORED, DEFAULT, LoadedParts, LoadRequest
+from ..model import ModelType
 from . import folders
 
 _DTYPES = {
@@ -30,55 +35,62 @@ _NAMES = {
 
 
 def load(request: LoadRequest) -> LoadedParts:
-    """Load a diffusion model, or a checkpoint with all its parts.
+    """Load a diffusion model, a checkpoint with all its parts, a text encoder or a VAE.
 
     Raises:
         LoadFailed: ComfyUI does not know the model, or the file is no good.
     """
-    options = model_options(request)
     try:
-        model, clip, vae = _load(request, options)
+        model, clip, vae = _LOADERS[request.kind](request)
     except (torch.OutOfMemoryError, comfy.model_management.InterruptProcessingException):
         raise  # ComfyUI has its own answers to these
     except Exception as error:  # a model's code may raise anything over a file that it does not expect
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise LoadFailed(
-            f"ComfyUI could not load {request.path.name}: {error}",
+            f"ComfyUI could not load {request.name or request.path.name}: {error}",
             "Run CheckCompatibility on it; a newer ComfyUI may know this model.",
         ) from error
-    dtype = str(model.model_dtype()).removeprefix("torch.")
+    patchers = [model, *(part.patcher for part in (clip, vae) if part is not None)]
+    first = next(patcher for patcher in patchers if patcher is not None)
+    dtype = str(first.model_dtype()).removeprefix("torch.")
     return LoadedParts(
         model=model,
         clip=clip,
         vae=vae,
         dtype=_NAMES.get(dtype, dtype),
-        device=str(model.load_device),
-        size_bytes=int(model.model_size()),
+        device=str(first.load_device),
+        size_bytes=int(first.model_size()),
     )
 
 
 def model_options(request: LoadRequest) -> dict[str, Any]:
-    """Return ComfyUI's ``model_options`` for a weight_dtype; empty means as the stock loader does."""
+    """Return ComfyUI's ``model_options``; empty means as the stock loader does."""
+    options: dict[str, Any] = {}
+    if request.device != DEFAULT:
+        device = torch.device(request.device)
+        options["load_device"] = device
+        options["offload_device"] = torch.device("cpu")
     name = request.stored_dtype if request.weight_dtype == AS_STORED else request.weight_dtype
     if name == DEFAULT or name not in _DTYPES:
-        return {}
-    options: dict[str, Any] = {"dtype": getattr(torch, _DTYPES[name])}
+        return options
+    options["dtype"] = getattr(torch, _DTYPES[name])
     if name == "fp8_e4m3fn_fast":
         options["fp8_optimizations"] = True
     return options
 
 
-def _load(request: LoadRequest, options: dict[str, Any]) -> tuple[Any, Any, Any]:
-    path = str(request.path)
-    if not request.checkpoint:
-        return comfy.sd.load_diffusion_model(path, model_options=options), None, None
+def _diffusion(request: LoadRequest) -> tuple[Any, Any, Any]:
+    return comfy.sd.load_diffusion_model(str(request.path), model_options=model_options(request)), None, None
+
+
+def _checkpoint(request: LoadRequest) -> tuple[Any, Any, Any]:
     model, clip, vae = comfy.sd.load_checkpoint_guess_config(
-        path,
+        str(request.path),
         output_vae=True,
         output_clip=True,
         embedding_directory=folders.embeddings(),
-        model_options=options,
+        model_options=model_options(request),
     )[:3]
     if model is None:
         raise LoadFailed(
@@ -87,11 +99,40 @@ def _load(request: LoadRequest, options: dict[str, Any]) -> tuple[Any, Any, Any]
     return model, clip, vae if _has_weights(vae) else None
 
 
+def _text_encoder(request: LoadRequest) -> tuple[Any, Any, Any]:
+    kinds = comfy.sd.CLIPType
+    clip = comfy.sd.load_clip(
+        ckpt_paths=[str(path) for path in request.paths],
+        embedding_directory=folders.embeddings(),
+        clip_type=getattr(kinds, request.encoder_type.upper(), kinds.STABLE_DIFFUSION),
+        model_options=model_options(request),
+    )
+    return None, clip, None
+
+
+def _vae(request: LoadRequest) -> tuple[Any, Any, Any]:
+    """Load what the stock VAELoader offers under this name, as it does."""
+    if request.device == DEFAULT or request.more_paths:
+        return None, None, nodes.VAELoader().load_vae(request.name or request.path.name)[0]
+    tensors, metadata = comfy.utils.load_torch_file(str(request.path), return_metadata=True)
+    vae = comfy.sd.VAE(sd=tensors, device=torch.device(request.device), metadata=metadata)
+    vae.throw_exception_if_invalid()
+    return None, None, vae
+
+
+_LOADERS: dict[ModelType, Callable[[LoadRequest], tuple[Any, Any, Any]]] = {
+    ModelType.DIFFUSION: _diffusion,
+    ModelType.CHECKPOINT: _checkpoint,
+    ModelType.TEXT_ENCODER: _text_encoder,
+    ModelType.VAE: _vae,
+}
+
+
 def _has_weights(vae: Any) -> bool:
     """Tell whether a checkpoint's VAE is real: ComfyUI gives an empty one where there is none."""
     return vae is not None and getattr(vae, "first_stage_model", None) is not None
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     is_oom = getattr(comfy.model_management, "is_oom", None)
     return bool(is_oom and is_oom(error))

@@ -1,7 +1,9 @@
-"""The models that ComfyUI holds, and taking one of them out of the device's memory."""
+"""The models that ComfyUI holds: listed, shared, and taken out of the device's memory."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import threading
 import uuid
 import weakref
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 
 import comfy.model_management as mm
 
-from ..host import ResidentModel
+from ..host import LoadedParts, ResidentModel
 from .queue import quiet_moment
 
 
@@ -38,6 +40,10 @@ class ResidentModels:
         with self._lock:
             for patcher in patchers:
                 self._ours[patcher.model] = _Origin(path, weakref.ref(patcher))
+
+    def ids(self, patchers: Iterable[Any]) -> Sequence[str]:
+        """Return the ids of the models behind these patchers."""
+        return [self._id(patcher.model) for patcher in patchers]
 
     def list(self) -> Sequence[ResidentModel]:
         """Return every model in memory, most recently used first."""
@@ -97,6 +103,43 @@ class ResidentModels:
         if isinstance(init, tuple) and len(init) > 1 and init[1] and isinstance(init[1][0], str):
             return Path(init[1][0])
         return None
+
+
+def patchers_of(parts: LoadedParts) -> Sequence[Any]:
+    """Return the patchers of a load: of its MODEL, its CLIP and its VAE."""
+    holders = (parts.clip, parts.vae)
+    found = [parts.model, *(holder.patcher for holder in holders if holder is not None)]
+    return [patcher for patcher in found if patcher is not None]
+
+
+def share(parts: LoadedParts) -> LoadedParts:
+    """Return clones over the same weights. ComfyUI keeps a clone's parent alive, so ours stay the base."""
+    return dataclasses.replace(
+        parts,
+        model=None if parts.model is None else parts.model.clone(),
+        clip=None if parts.clip is None else parts.clip.clone(),
+        vae=None if parts.vae is None else _clone_vae(parts.vae),
+    )
+
+
+def take_over(parts: LoadedParts) -> LoadedParts:
+    """Return a base over the weights of ``parts``, which somebody else loaded, and become its parent.
+
+    Whoever has ``parts`` notices nothing; when that is let go of, ComfyUI's list of loaded models
+    goes on with the parent, as it does for every clone.
+    """
+    base = share(parts)
+    for ours, theirs in zip(patchers_of(base), patchers_of(parts), strict=True):
+        ours.parent = None
+        theirs.parent = ours
+    return base
+
+
+def _clone_vae(vae: Any) -> Any:
+    """Return another VAE over the same weights; ComfyUI's class has no clone of its own."""
+    twin = copy.copy(vae)
+    twin.patcher = vae.patcher.clone()
+    return twin
 
 
 def _loaded_patchers() -> list[Any]:

@@ -1,15 +1,22 @@
-"""ComfyUI's prompt queue: progress, the stop button, and a quiet moment to act in."""
+"""ComfyUI's prompt queue: progress, the stop button, what runs, and a quiet moment to act in."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
 from server import PromptServer
 
 from ..errors import HostBusy
+from ..host import RunningPrompt
+
+_PATIENCE_SECONDS = 2.0
+_worker: int | None = None
 
 
 def inside_node() -> bool:
@@ -36,18 +43,68 @@ def progress(done: int, total: int) -> None:
         comfy.utils.ProgressBar(total).update_absolute(done, total)
 
 
+def remember_worker() -> None:
+    """Note that this thread carries out the prompts; between nodes nothing else tells."""
+    global _worker
+    _worker = threading.get_ident()
+
+
 @contextmanager
 def quiet_moment() -> Iterator[None]:
-    """Hold the queue while no prompt runs, so that none starts meanwhile; keep it short.
+    """Hold the queue while nobody uses a model, so that no prompt starts meanwhile; keep it short.
+
+    On the thread that carries out the prompts nothing needs to be held: it is between two uses.
 
     Raises:
-        HostBusy: a prompt is running.
+        HostBusy: a prompt is running, or its thread is still clearing up after one.
     """
-    queue = PromptServer.instance.prompt_queue
-    with queue.mutex:
-        if queue.currently_running:
-            raise HostBusy("A prompt is running, and its models are in use.", "Try again when it is done.")
+    if inside_node() or threading.get_ident() == _worker:
         yield
+        return
+    queue = PromptServer.instance.prompt_queue
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        with queue.mutex:
+            if queue.currently_running:
+                raise HostBusy(
+                    "A prompt is running, and its models are in use.", "Try again when it is done."
+                )
+            if _worker_waits(queue):
+                yield
+                return
+        if time.monotonic() > deadline:
+            raise HostBusy("ComfyUI is still clearing up after a prompt.", "Try again in a moment.")
+        time.sleep(0.02)
+
+
+def _worker_waits(queue: Any) -> bool:
+    """Tell whether the thread that carries out prompts waits for the next; ask it under the mutex.
+
+    After a prompt it still collects garbage and unloads models, when no prompt is running any more.
+    """
+    if getattr(queue, "task_counter", None) == 0:
+        return True  # there was no prompt yet
+    waiters = getattr(queue.not_empty, "_waiters", None)
+    return waiters is None or len(waiters) > 0
+
+
+def running() -> RunningPrompt | None:
+    """Return the running prompt and where it is; a glance, without waiting for the queue."""
+    item = running_item()
+    if item is None:
+        return None
+    server = PromptServer.instance
+    node = getattr(server, "last_node_id", None)
+    found = item[2].get(node) if isinstance(node, str) else None
+    return RunningPrompt(str(item[1]), node if found else None, found["class_type"] if found else None)
+
+
+def running_item() -> Any:
+    """Return the queue's entry of the running prompt: (number, id, prompt by node, ...), or None."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return None
+    return next(iter(list(server.prompt_queue.currently_running.values())), None)
 
 
 def free_everything() -> None:

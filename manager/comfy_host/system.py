@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
+import comfy.cli_args
 import comfy.model_management as mm
 import psutil
 import torch
 
 import nodes
 
-from ..hardware import apple_gpus, torch_gpus
-from ..host import Gpu, SystemSnapshot
+from ..hardware import apple_gpus, other_processes_bytes, torch_gpus
+from ..host import DeviceUse, Gpu, SystemSnapshot
+from ..units import GB
 
 
 def comfyui_version() -> str:
@@ -58,6 +61,48 @@ def _gpus(total_ram: int, available_ram: int) -> tuple[Gpu, ...]:
         return found
     total = int(mm.get_total_memory(device))
     return (Gpu(str(device), device.type, total, int(mm.get_free_memory(device))),)
+
+
+def ram_headroom() -> int:
+    """Return the bytes of available RAM below which ComfyUI's cache drops what the prompt uses.
+
+    ComfyUI keeps the figure only while a prompt runs; these are its own flag and default.
+    """
+    said = getattr(comfy.cli_args.args, "cache_ram", None)
+    if isinstance(said, list) and said:
+        return int(said[0] * GB)
+    return int(min(10 * GB, max(2 * GB, psutil.virtual_memory().total * 0.10)))
+
+
+def devices() -> Sequence[str]:
+    """Return the devices that a model may be sent to; none but the CPU under ``--cpu``."""
+    device = mm.get_torch_device()
+    if mm.is_device_cpu(device):
+        return ["cpu"]
+    listed = getattr(mm, "get_all_torch_devices", None)  # since 0.33
+    return [*(str(d) for d in (listed() if listed else [device])), "cpu"]
+
+
+def device_use() -> Sequence[DeviceUse]:
+    """Look at every accelerator now."""
+    return [_use(torch.device(name)) for name in devices() if name != "cpu"]
+
+
+def _use(device: torch.device) -> DeviceUse:
+    backend = getattr(torch, device.type, None)
+    taken: int | None
+    try:
+        taken = int(backend.memory_reserved(device)) if backend else None
+    except (AttributeError, RuntimeError):  # a backend that does not tell
+        taken = None
+    return DeviceUse(
+        device=str(device),
+        name=mm.get_torch_device_name(device),
+        total_bytes=int(mm.get_total_memory(device)),
+        free_bytes=int(mm.get_free_memory(device)),
+        torch_bytes=taken,
+        others_bytes=other_processes_bytes(device.index or 0) if device.type == "cuda" else None,
+    )
 
 
 def _layer_formats() -> frozenset[str]:
