@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import BadInput
+from .sharing import SHARE_STOCK_LOADERS
 
 IN_MEMORY = "sqlite:///:memory:"
 ALLOWED_HOSTS = ("huggingface.co", "civitai.com", "github.com")
@@ -92,8 +93,13 @@ class ModelManagerConfig:
                 raise BadInput(f"{name} is {getattr(self, name)!r}.", "It has to be more than 0.")
         for name in ("max_ram_gb", "vram_reserve_gb"):
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise BadInput(f"{name} is {value!r} GB.", "It cannot be negative.")
+            if value is not None and (not isinstance(value, (int, float)) or not value >= 0):
+                raise BadInput(f"{name} is {value!r} GB.", "Give a number of GB that is not negative.")
+        if self.share_stock_loaders not in SHARE_STOCK_LOADERS:
+            raise BadInput(
+                f"share_stock_loaders is {self.share_stock_loaders!r}.",
+                f"Use one of {', '.join(SHARE_STOCK_LOADERS)}.",
+            )
         if self.max_parallel_downloads < 1:
             raise BadInput(
                 f"max_parallel_downloads is {self.max_parallel_downloads!r}.",

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import importlib.util
 import os
 import platform
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
 from .host import Gpu, ProcessMemory, Ram
+
+_parsing = threading.Lock()
 
 
 class TorchBuild(NamedTuple):
@@ -29,8 +36,19 @@ def torch_build() -> TorchBuild | None:
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.origin:
         return None
+    path = Path(spec.origin).with_name("version.py")
     try:
-        tree = ast.parse(Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"))
+        changed = path.stat().st_mtime_ns
+    except OSError:
+        return None
+    with _parsing:  # Python 3.11 fails now and then when two threads parse at a time
+        return _build_in(path, changed)
+
+
+@lru_cache(maxsize=4)
+def _build_in(path: Path, changed: int) -> TorchBuild | None:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError):
         return None
     return _read_build(tree)
@@ -114,6 +132,26 @@ def other_processes_bytes(index: int) -> int | None:
     return int(sum(held.values()))
 
 
+@contextmanager
+def open_nvml() -> Iterator[None]:
+    """Keep NVIDIA's library open, which counts its users: looking again and again is quick then."""
+    try:
+        import pynvml
+    except ImportError:
+        yield
+        return
+    try:
+        pynvml.nvmlInit()
+        opened = True
+    except pynvml.NVMLError:  # there is no driver
+        opened = False
+    try:
+        yield
+    finally:
+        if opened:
+            pynvml.nvmlShutdown()
+
+
 def torch_gpus(torch: Any) -> tuple[Gpu, ...]:
     """Ask an imported torch for the cards that it sees."""
     for backend in ("cuda", "xpu"):
@@ -147,6 +185,17 @@ def ram() -> Ram:
     """Look at the machine's RAM now."""
     memory = psutil.virtual_memory()
     return Ram(memory.total, memory.available)
+
+
+def trim_heap() -> None:
+    """Return freed memory to the system, where the C library keeps it for itself (glibc).
+
+    Weights of a few MB come from its heap, which otherwise stays as large as it ever was.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def process_memory() -> ProcessMemory:

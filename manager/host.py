@@ -217,6 +217,24 @@ class RunningPrompt:
     node_type: str | None
 
 
+@dataclass(frozen=True)
+class PromptError:
+    """What stopped a prompt, and at which node; ``exception_type`` with its module's name."""
+
+    node: str | None
+    node_type: str | None
+    exception_type: str
+    message: str
+
+
+@dataclass(frozen=True)
+class PromptOutcome:
+    """How a prompt ended: completed, with an error, or (neither) stopped by a person."""
+
+    completed: bool
+    error: PromptError | None = None
+
+
 class Host(Protocol):
     """The machine. Implementations are safe to call from any thread."""
 
@@ -278,8 +296,14 @@ class Host(Protocol):
             HostBusy: on entering, when a prompt is running elsewhere than on this thread.
         """
 
+    def give_back(self) -> None:
+        """Return to the system what was freed and is only kept for the next allocation."""
+
     def running(self) -> RunningPrompt | None:
         """Return the prompt that is running, None when nothing runs."""
+
+    def outcome(self, prompt_id: str) -> PromptOutcome | None:
+        """Return how a prompt ended, None while it runs and for one that nobody remembers."""
 
     def ram(self) -> Ram:
         """Look at the machine's RAM now."""
@@ -289,6 +313,31 @@ class Host(Protocol):
 
     def devices(self) -> Sequence[str]:
         """Return the devices that a model may be sent to, in torch's names; ``cpu`` is one."""
+
+    def places(self, kind: ModelType) -> bool:
+        """Tell whether :meth:`load` obeys ``request.device`` for this kind; old hosts choose themselves."""
+
+    def attentions(self) -> Sequence[str]:
+        """Return the backends that can compute a model's attention, sorted; the default has no name."""
+
+    def with_attention(self, parts: LoadedParts, name: str) -> LoadedParts:
+        """Return other handles, whose model computes attention with this backend.
+
+        Raises:
+            NotAvailable: there is no such backend, or no diffusion model in ``parts``.
+        """
+
+    def checkpoint_gradients(self, model: Any, enabled: bool) -> int:
+        """Compute a model's blocks twice while it trains instead of keeping what they computed, or stop.
+
+        Concerns the weights, and so every handle on them; what the model computes stays the same.
+
+        Returns:
+            How many blocks were changed.
+
+        Raises:
+            HostRequired, NotAvailable: the host cannot do that, or not for this object.
+        """
 
     def device_use(self) -> Sequence[DeviceUse]:
         """Look at every accelerator now; nothing for the CPU."""

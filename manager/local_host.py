@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
-from .errors import BadInput, Cancelled, HostRequired, LoadFailed
+from .errors import BadInput, Cancelled, HostRequired, LoadFailed, NotAvailable
 from .formats.safetensors import Header
-from .hardware import apple_gpus, nvidia_gpus, process_memory, ram, torch_build, torch_gpus
+from .hardware import apple_gpus, nvidia_gpus, process_memory, ram, torch_build, torch_gpus, trim_heap
 from .host import (
     AS_STORED,
     DEFAULT,
@@ -29,13 +29,14 @@ from .host import (
     LoadRequest,
     ModelFolder,
     ProcessMemory,
+    PromptOutcome,
     Ram,
     ResidentModel,
     RunningPrompt,
     SystemSnapshot,
 )
 from .identify import Detection
-from .model import FOLDER_ALIASES, FOLDER_TYPES, MODEL_SUFFIXES
+from .model import FOLDER_ALIASES, FOLDER_TYPES, MODEL_SUFFIXES, ModelType
 from .units import GB
 
 _TORCH_DTYPES = {
@@ -54,7 +55,8 @@ class Tensors(dict[str, Any]):
     def __init__(self, tensors: Mapping[str, Any], path: Path, parent: Tensors | None = None) -> None:
         super().__init__(tensors)
         self.path = path
-        self.origin: Tensors = parent.origin if parent is not None else self
+        self.parent = parent
+        self.id: str = parent.id if parent is not None else uuid.uuid4().hex
         self.nbytes = sum(tensor.nbytes for tensor in tensors.values())
 
 
@@ -157,7 +159,7 @@ class LocalHost:
             dtype = getattr(torch, _TORCH_DTYPES[request.weight_dtype])
             tensors = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
         loaded = Tensors(tensors, request.path)
-        self._loaded[uuid.uuid4().hex] = loaded
+        self._loaded[loaded.id] = loaded
         dtype = request.weight_dtype
         if dtype in (DEFAULT, AS_STORED):
             dtype = request.stored_dtype
@@ -180,12 +182,18 @@ class LocalHost:
         return [parts.model]
 
     def ids(self, parts: LoadedParts) -> Sequence[str]:
-        return [key for key, found in self._loaded.items() if found is parts.model.origin]
+        return [parts.model.id]
 
     def quiet(self) -> AbstractContextManager[None]:
         return nullcontext()  # nothing runs here
 
+    def give_back(self) -> None:
+        trim_heap()
+
     def running(self) -> RunningPrompt | None:
+        return None
+
+    def outcome(self, prompt_id: str) -> PromptOutcome | None:
         return None
 
     def ram(self) -> Ram:
@@ -196,6 +204,21 @@ class LocalHost:
 
     def devices(self) -> Sequence[str]:
         return ["cpu"]  # models are read, not run
+
+    def places(self, kind: ModelType) -> bool:
+        return True
+
+    def attentions(self) -> Sequence[str]:
+        return []
+
+    def with_attention(self, parts: LoadedParts, name: str) -> LoadedParts:
+        raise NotAvailable(f"There is no attention backend {name!r} here: models are read, not run.")
+
+    def checkpoint_gradients(self, model: Any, enabled: bool) -> int:
+        raise HostRequired(
+            "Gradient checkpointing needs ComfyUI, whose models it changes.",
+            "Call it in a running ComfyUI.",
+        )
 
     def device_use(self) -> Sequence[DeviceUse]:
         gpus = self.system().gpus

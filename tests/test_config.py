@@ -180,8 +180,11 @@ def test_every_setting_is_taken() -> None:
         ("cleanup_interval_seconds", -1, "It has to be more than 0"),
         ("cleanup_interval_seconds", math.nan, "It has to be more than 0"),
         ("monitor_interval_seconds", 0, "It has to be more than 0"),
-        ("max_ram_gb", -1, "It cannot be negative"),
-        ("vram_reserve_gb", -0.5, "It cannot be negative"),
+        ("max_ram_gb", -1, "Give a number of GB"),
+        ("max_ram_gb", "4", "Give a number of GB"),
+        ("max_ram_gb", float("nan"), "Give a number of GB"),
+        ("share_stock_loaders", "always", "Use one of auto, on, off"),
+        ("vram_reserve_gb", -0.5, "Give a number of GB"),
         ("max_parallel_downloads", 0, "It has to be 1 or more"),
     ],
 )

@@ -22,6 +22,7 @@ from managed_models.manager.hardware import (
     TorchBuild,
     apple_gpus,
     nvidia_gpus,
+    open_nvml,
     process_memory,
     torch_build,
     torch_gpus,
@@ -295,6 +296,20 @@ def test_a_driver_that_refuses(monkeypatch: pytest.MonkeyPatch, refuses: str) ->
 def test_without_the_drivers_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert nvidia_gpus() == ()
+
+
+@pytest.mark.parametrize(("refuses", "held"), [("", 1), ("init", 0)])
+def test_the_drivers_library_is_kept_open(monkeypatch: pytest.MonkeyPatch, refuses: str, held: int) -> None:
+    driver = Driver(refuses)
+    monkeypatch.setitem(sys.modules, "pynvml", driver)  # type: ignore[misc]
+    with open_nvml():
+        assert driver.open == held
+        nvidia_gpus()
+        assert driver.open == held
+    assert driver.open == 0
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    with open_nvml():
+        pass
 
 
 # Apple's

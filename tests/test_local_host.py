@@ -288,9 +288,11 @@ def test_what_is_loaded_is_listed_last_first(tmp_path: Path, path: Path, host: L
     pytest.importorskip("torch")
     other = tmp_path / "other.safetensors"
     save_file({"a": np.zeros(5, dtype=np.uint8)}, other)
-    host.load(LoadRequest(path, ModelType.DIFFUSION))
-    host.load(LoadRequest(other, ModelType.DIFFUSION))
-    host.load(LoadRequest(path, ModelType.DIFFUSION, "fp32"))
+    kept = [
+        host.load(LoadRequest(path, ModelType.DIFFUSION)),
+        host.load(LoadRequest(other, ModelType.DIFFUSION)),
+        host.load(LoadRequest(path, ModelType.DIFFUSION, "fp32")),
+    ]
     models = host.resident()
     assert [(m.title, m.path, m.size_bytes) for m in models] == [
         ("model", path, 40),
@@ -299,19 +301,24 @@ def test_what_is_loaded_is_listed_last_first(tmp_path: Path, path: Path, host: L
     ]
     first = models[1]
     assert first == ResidentModel(first.id, "other", other, "cpu", 5, 0, 5)
-    assert len({m.id for m in models}) == 3
+    assert len({m.id for m in models}) == len(kept)
 
 
 def test_models_are_unloaded_by_id(path: Path, host: LocalHost) -> None:
     pytest.importorskip("torch")
-    for _ in range(2):
-        host.load(LoadRequest(path, ModelType.DIFFUSION))
+    parts = [host.load(LoadRequest(path, ModelType.DIFFUSION)) for _ in range(2)]
     newest, oldest = host.resident()
-    assert host.unload([oldest.id, "nobody", oldest.id]) == {oldest.id: 32}
+    assert [*host.ids(parts[1]), *host.ids(parts[0])] == [newest.id, oldest.id]
+    # Nothing is on a device: there is nothing to give back, and whoever has the model keeps it.
+    assert host.unload([oldest.id, "nobody", oldest.id]) == {oldest.id: 0}
+    assert host.resident() == [newest, oldest]
+    del parts[0]
     assert host.resident() == [newest]
     assert host.unload([oldest.id]) == {}
     assert host.unload([]) == {}
     host.unload_all()
+    assert host.resident() == [newest]
+    parts.clear()
     assert host.resident() == []
     host.unload_all()
 

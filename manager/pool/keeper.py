@@ -11,6 +11,7 @@ from .pool import ModelPool
 log = logging.getLogger("managed_models.pool")
 
 _LOOK_SECONDS = 2.0  # how soon somebody else's need for memory is noticed
+_NOTHING_SECONDS = 60.0  # with an empty pool; a model that comes ends the wait
 _RETRY_SECONDS = 0.5
 
 
@@ -72,6 +73,8 @@ class Keeper:
             except HostBusy:
                 return _RETRY_SECONDS
             self._empty.clear()
+        if not self._pool:
+            return _NOTHING_SECONDS
         if not self._pool.sweep():
             return _LOOK_SECONDS
         expiry = self._pool.seconds_to_next_expiry()

@@ -53,7 +53,7 @@ class Snapshot:
     """The pool and the machine at one moment. Bytes.
 
     Attributes:
-        ram_budget: what the pool's own models may take together.
+        ram_budget: what the models may take together.
         ram_available: RAM that the system can hand out now.
         ram_reserve: RAM that has to stay available.
         needed: what is about to be loaded.
@@ -95,8 +95,8 @@ class _Planner:
         self.unload: dict[str, str] = {}
 
     def kept_bytes(self) -> int:
-        """What the pool's own models take after the plan."""
-        return sum(e.ram_bytes for e in self._oldest_first if not e.held and e.id not in self.release)
+        """What the models take after the plan, also those that others keep: RAM is RAM."""
+        return sum(e.ram_bytes for e in self._oldest_first if e.id not in self.release)
 
     def released_bytes(self) -> int:
         return sum(e.ram_bytes for e in self._oldest_first if e.id in self.release)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import HostBusy
-from ..files import FileIdentity
+from ..files import FileIdentity, is_unchanged
 from ..host import AS_STORED, Host, LoadedParts, LoadRequest, ResidentModel
 from ..model import ModelType
 from ..units import format_bytes
@@ -133,6 +133,14 @@ class ModelPool:
         self._changed = threading.Event()
         self.last_reasons: dict[str, str] = {}
 
+    def configure(self, keep_alive: float, ram_budget: int | None, vram_reserve: int | None) -> None:
+        """Change what was given at the start; models that are there keep their own times."""
+        with self._lock:
+            self._keep_alive = keep_alive
+            self._ram_budget = ram_budget
+            self._vram_reserve = vram_reserve or 0
+        self._changed.set()
+
     # Getting models
 
     def get(
@@ -163,6 +171,8 @@ class ModelPool:
             self.forget_replaced(key)
             self.make_room(needed)
             base = self._host.load(request)
+            if not all(is_unchanged(file) for file in key.files):
+                return base, False  # replaced while it was read: which of the two this is, nobody knows
             return self._add(key, base, loader, keep_alive, shared=None), False
 
     def find(self, key: PoolKey, loader: str = "", keep_alive: float | None = None) -> LoadedParts | None:
@@ -233,12 +243,23 @@ class ModelPool:
 
     # Looking
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def models(self) -> list[PooledModel]:
         """Return every model of the pool, most recently used first."""
         with self._lock:
             resident = {model.id: model for model in self._host.resident()}
             entries = sorted(self._entries.values(), key=lambda entry: -entry.last_used)
             return [self._describe(entry, resident) for entry in entries]
+
+    def options_of(self, model_id: str) -> str:
+        """Return how a model was loaded, in words, by the host's id; empty for one that is not here."""
+        with self._lock:
+            for key, entry in self._entries.items():
+                if model_id in self._host.ids(entry.base):
+                    return ", ".join([key.kind.value, *(option for option in key.options if option)])
+        return ""
 
     def touch(self, ids: Iterable[str]) -> None:
         """Note that models are in use now, by the host's ids."""
@@ -307,6 +328,11 @@ class ModelPool:
         except HostBusy:  # loaded beside a running prompt, whose models stay
             pass
 
+    def relieve(self) -> None:
+        """Give way if RAM is short; between two nodes, on the thread that carries them out."""
+        if self._entries and self._host.ram().available_bytes < self._ram_reserve():
+            self.make_room(0)
+
     def sweep(self) -> bool:
         """Let go of what has rested long enough, or what is short; False when a prompt is in the way."""
         try:
@@ -326,11 +352,14 @@ class ModelPool:
                 entries=tuple(_entry_of(model) for model in self.models()),
                 ram_budget=budget,
                 ram_available=ram.available_bytes,
-                ram_reserve=int(self._host.ram_headroom() * _RESERVE_FACTOR),
+                ram_reserve=self._ram_reserve(),
                 needed=needed,
                 vram_short=self._vram_short(),
             )
         )
+
+    def _ram_reserve(self) -> int:
+        return int(self._host.ram_headroom() * _RESERVE_FACTOR)
 
     def _vram_short(self) -> dict[str, int]:
         """Return by device what other programs are short of, where the platform tells of others."""
@@ -368,6 +397,8 @@ class ModelPool:
             self.last_reasons[description.title] = reason
             if reason:
                 log.info("Let go of %s (%s): %s.", description.title, format_bytes(given[wanted]), reason)
+        if given:
+            self._host.give_back()
         return given
 
     def release_all(self) -> dict[str, int]:
