@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from .host import AS_STORED, DEFAULT, WEIGHT_DTYPES, Host, LoadedParts, LoadRequ
 from .identify import ModelIdentity
 from .library import Library, try_identity
 from .model import ModelType, QuantizationType
-from .pool import ModelPool
+from .placement import CPU, WeightSizes, Wish, place, weight_sizes
+from .pool import ModelPool, PoolKey
 
 WARN = "warn"
 ERROR = "error"
@@ -82,6 +84,7 @@ class Loader:
         folder: str = "",
         keep_alive: str | None = None,
         device: str = DEFAULT,
+        attention: str = DEFAULT,
     ) -> Loaded:
         """Load the diffusion model or checkpoint at ``path``, called ``name`` in words.
 
@@ -91,6 +94,7 @@ class Loader:
             folder: the folder type it came from, if any.
             keep_alive: how long it stays after its last use; the setting's when None.
             device: ``default``, or one of the host's.
+            attention: ``default``, or one of the host's backends; this handle alone uses it.
 
         Raises:
             BadInput: an unknown value, or a file of another role.
@@ -113,7 +117,8 @@ class Loader:
         whole = identity.role is ModelType.CHECKPOINT or folder == "checkpoints"
         kind = ModelType.CHECKPOINT if whole else ModelType.DIFFUSION
         request = LoadRequest(path, kind, dtype, _dominant(identity), device)
-        loaded = self._get(name, request, "LoadManagedModel", keep_alive, notes)
+        loaded = self._get(name, request, "LoadManagedModel", keep_alive, notes, identity)
+        loaded = self._with_attention(loaded, attention)
         unfilled = _fill(loaded.parts, name)
         precision = identity.precision if identity.quantized_layers else loaded.parts.dtype
         loaded.details.update(
@@ -144,15 +149,8 @@ class Loader:
         for file in files:
             self._refuse_other_role(file, ModelType.TEXT_ENCODER, "a text encoder")
         name = " + ".join(file.name for file in files)
-        first, *more = (file.path for file in files)
-        request = LoadRequest(
-            first,
-            ModelType.TEXT_ENCODER,
-            device=device,
-            more_paths=tuple(more),
-            encoder_type=encoder_type,
-            name=name,
-        )
+        paths = [file.path for file in files]
+        request = text_encoder_request(paths, encoder_type, device, name)
         return self._get(name, request, "LoadManagedTextEncoder", keep_alive, [])
 
     def load_vae(
@@ -160,10 +158,16 @@ class Loader:
     ) -> Loaded:
         """Load a VAE: what the stock loader offers under ``name``, which is in these files.
 
+        Args:
+            paths: one file, the encoder and the decoder of a pair, or none for what has no weights.
+
         Raises:
             BadInput: a file is of another role.
             FileError, ModelNotFound, LoadFailed: a file is not there, no good, or refused.
         """
+        if not paths:
+            parts = self._host.load(LoadRequest(Path(name), ModelType.VAE, name=name))
+            return Loaded(parts, _details(name, parts))
         first, *more = paths
         if not more:
             self._refuse_other_role(ModelFile("vae", name, first), ModelType.VAE, "a VAE")
@@ -171,31 +175,81 @@ class Loader:
         return self._get(name, request, "LoadManagedVAE", keep_alive, [])
 
     def _get(
-        self, name: str, request: LoadRequest, loader: str, keep_alive: str | None, notes: list[str]
+        self,
+        name: str,
+        request: LoadRequest,
+        loader: str,
+        keep_alive: str | None,
+        notes: list[str],
+        identity: ModelIdentity | None = None,
     ) -> Loaded:
         started = time.monotonic()
-        size = sum(FileIdentity.of(path).size for path in request.paths)
         seconds = None if keep_alive is None else parse_duration(keep_alive)
-        parts, shared = self._pool.get(request, loader, seconds, self._needed_ram(request, size))
-        details = {
-            "model": name,
+        size = sum(FileIdentity.of(path).size for path in request.paths)
+        sizes = weight_sizes(identity, size, request.weight_dtype)
+        placed, place_notes = self._place(request, sizes)
+        parts = self._pooled(request, placed, loader, seconds)
+        shared = parts is not None
+        if parts is None:
+            needed = sizes.on_cpu if self._is_cpu(placed) else sizes.on_gpu
+            parts, shared = self._pool.get(placed, loader, seconds, needed)
+        details = _details(name, parts) | {
             "version": self._library.version_of(request.path),
             "size_bytes": size,
-            "loaded_bytes": parts.size_bytes,
-            "dtype": parts.dtype,
-            "device": parts.device,
             "shared": shared,
-            "notes": notes,
-            "findings": [],
+            "keep_alive": keep_alive,
+            "notes": [*notes, *place_notes],
             "seconds": round(time.monotonic() - started, 2),
         }
         return Loaded(parts, details)
 
-    def _needed_ram(self, request: LoadRequest, size: int) -> int:
-        """Return about how much RAM the load takes: on a CPU, 16-bit weights become 32-bit ones."""
-        on_cpu = request.device == "cpu" or list(self._host.devices()) == ["cpu"]
-        upcast = request.weight_dtype == "fp32" or (request.weight_dtype == DEFAULT and on_cpu)
-        return size * 2 if upcast and request.stored_dtype in ("bf16", "fp16") else size
+    def _place(self, request: LoadRequest, sizes: WeightSizes) -> tuple[LoadRequest, tuple[str, ...]]:
+        wish = Wish(
+            device=request.device,
+            kind=request.kind,
+            sizes=sizes,
+            devices=tuple(self._host.devices()),
+            uses=tuple(self._host.device_use()),
+            available_ram=self._host.ram().available_bytes + self._releasable(),
+            obeyed=self._host.places(request.kind),
+        )
+        device, notes = place(wish)
+        return dataclasses.replace(request, device=device), notes
+
+    def _pooled(
+        self, request: LoadRequest, placed: LoadRequest, loader: str, keep_alive: float | None
+    ) -> LoadedParts | None:
+        """Return a model that is loaded already on any card, where nobody asked for a certain one.
+
+        Cards fill and empty: choosing anew each time would load a second copy beside the first.
+        """
+        cards = [device for device in self._host.devices() if device != CPU]
+        if request.device != DEFAULT or len(cards) < 2:
+            return None
+        for device in (placed.device, DEFAULT, *cards):
+            key = PoolKey.of(dataclasses.replace(request, device=device))
+            found = self._pool.find(key, loader, keep_alive)
+            if found is not None:
+                return found
+        return None
+
+    def _releasable(self) -> int:
+        """Return the bytes of RAM that the pool gives back when a load needs them."""
+        return sum(m.ram_bytes for m in self._pool.models() if not (m.held or m.busy or m.pinned))
+
+    def _is_cpu(self, request: LoadRequest) -> bool:
+        return CPU in (request.device, *self._host.devices()[:1])
+
+    def _with_attention(self, loaded: Loaded, name: str) -> Loaded:
+        """Return the same weights with another way to compute attention, or say why not."""
+        if name == DEFAULT:
+            return loaded
+        try:
+            parts = self._host.with_attention(loaded.parts, name)
+        except NotAvailable as error:
+            loaded.details["notes"].append(f"{error} ComfyUI's own choice is used.")
+            return loaded
+        return Loaded(parts, loaded.details | {"attention": name})
 
     def _refuse_other_role(self, file: ModelFile, role: ModelType, words: str) -> None:
         identity, error = try_identity(self._library, file.path)
@@ -206,6 +260,43 @@ class Loader:
                 f"{file.name} is {with_article(identity.title)}, and {words} is expected.",
                 "Choose another file, or the loader for this kind.",
             )
+
+
+def text_encoder_request(
+    paths: Sequence[Path], encoder_type: str, device: str, name: str = ""
+) -> LoadRequest:
+    """Return the load of a text encoder, the same for every way to ask for one copy.
+
+    Args:
+        encoder_type: what it is for; ComfyUI does not ask from the third file on.
+    """
+    first, *more = paths
+    return LoadRequest(
+        first,
+        ModelType.TEXT_ENCODER,
+        device=device,
+        more_paths=tuple(more),
+        encoder_type=encoder_type if len(paths) < 3 else "",
+        name=name or " + ".join(path.name for path in paths),
+    )
+
+
+def _details(name: str, parts: LoadedParts) -> dict[str, Any]:
+    """Return what every load says; of something that no file holds, all there is to say."""
+    return {
+        "model": name,
+        "version": None,
+        "size_bytes": 0,
+        "loaded_bytes": parts.size_bytes,
+        "dtype": parts.dtype,
+        "device": parts.device,
+        "attention": DEFAULT,
+        "shared": False,
+        "keep_alive": None,
+        "notes": [],
+        "findings": [],
+        "seconds": 0.0,
+    }
 
 
 _LOADERS = {"CLIP": "Load CLIP", "VAE": "Load VAE"}

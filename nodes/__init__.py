@@ -10,9 +10,13 @@ from .conditioning import EmptyTextConditioning
 from .load import LoadManagedModel
 from .memory import MemoryReport
 from .quantize import QuantizeModel
+from .text_encoder import LoadManagedTextEncoder
+from .vae import LoadManagedVAE
 
 NODES: list[type[io.ComfyNode]] = [
     LoadManagedModel,
+    LoadManagedTextEncoder,
+    LoadManagedVAE,
     CheckCompatibility,
     QuantizeModel,
     MemoryReport,
@@ -28,6 +32,7 @@ class ManagedModelsExtension(ComfyExtension):
 
     def __init__(self) -> None:
         startup.add_routes()
+        startup.begin_with_the_server()
         startup.serve_page_from_any_folder()
         startup.warn_about_taken_names(NODES)
 

@@ -7,17 +7,19 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..manager.comfy_host import get_manager
-from ..manager.errors import ManagedModelsError
-from ..manager.files import FileIdentity
 from ..manager.host import DEFAULT, WEIGHT_DTYPES
-from ..manager.library import model_links
 from ..manager.loading import ON_MISFIT, WARN, unfilled_output
-from ..manager.replaced import ReplacedFiles
 from ..manager.report import render_load
-from .common import DIFFUSION_FOLDERS, MODELS_KEY, make_input, make_schema, refuse_unbuilt, report_ui
-
-KEEP_ALIVE = "5m"
-_replaced = ReplacedFiles()
+from .common import DIFFUSION_FOLDERS, MODELS_KEY, make_input, make_schema, report_ui
+from .loader_inputs import (
+    KEEP_ALIVE,
+    device_input,
+    fingerprint,
+    keep_alive_input,
+    links,
+    refusal,
+    watch,
+)
 
 
 class LoadManagedModel(io.ComfyNode):
@@ -47,23 +49,8 @@ class LoadManagedModel(io.ComfyNode):
                     tooltip="default: as ComfyUI's own loader does. as_stored: keep the file's precision, "
                     "also on a CPU. Concerns the diffusion part.",
                 ),
-                make_input(
-                    io.Combo,
-                    "device",
-                    options=[DEFAULT],
-                    default=DEFAULT,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Where the model runs: ComfyUI's choice.",
-                ),
-                make_input(
-                    io.String,
-                    "keep_alive",
-                    default=KEEP_ALIVE,
-                    optional=True,
-                    advanced=True,
-                    tooltip="How long an idle model stays in memory. Not built yet: leave it at 5m.",
-                ),
+                device_input(),
+                keep_alive_input(),
                 make_input(
                     io.Combo,
                     "on_misfit",
@@ -84,11 +71,11 @@ class LoadManagedModel(io.ComfyNode):
                 make_input(
                     io.Combo,
                     "attention",
-                    options=[DEFAULT],
+                    options=[DEFAULT, *get_manager().host.attentions()],
                     default=DEFAULT,
                     optional=True,
                     advanced=True,
-                    tooltip="How attention is computed: ComfyUI's choice.",
+                    tooltip="How this model computes attention. default: ComfyUI's choice.",
                 ),
                 make_input(
                     io.AnyType,
@@ -106,20 +93,21 @@ class LoadManagedModel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model_name: str | None) -> bool | str:
-        if model_name is None:  # it comes over a link
-            return True
-        try:
-            get_manager().library.find(model_name, DIFFUSION_FOLDERS)
-        except ManagedModelsError as error:
-            return str(error)
-        return True
+    def validate_inputs(
+        cls,
+        model_name: str | None,
+        keep_alive: str | None = KEEP_ALIVE,
+        device: str | None = DEFAULT,
+        attention: str | None = DEFAULT,
+    ) -> bool | str:
+        """Accept every ``device`` and ``attention``: what this machine lacks falls back, with a warning."""
+        return refusal([model_name], DIFFUSION_FOLDERS, keep_alive) or True
 
     @classmethod
     def fingerprint_inputs(cls, model_name: str | None, version: str = "", **_: Any) -> Any:
         if model_name is None:
-            return _replaced.generation()
-        return FileIdentity.of(get_manager().library.find(model_name, DIFFUSION_FOLDERS, version).path).key
+            return fingerprint(None)
+        return fingerprint([get_manager().library.find(model_name, DIFFUSION_FOLDERS, version)])
 
     @classmethod
     def execute(  # type: ignore[override]
@@ -133,24 +121,18 @@ class LoadManagedModel(io.ComfyNode):
         attention: str = DEFAULT,
         after: Any = None,
     ) -> io.NodeOutput:
-        refuse_unbuilt(
-            {
-                "device": (device, DEFAULT),
-                "keep_alive": (keep_alive, KEEP_ALIVE),
-                "attention": (attention, DEFAULT),
-            }
-        )
         manager = get_manager()
         file = manager.library.find(model_name, DIFFUSION_FOLDERS, version)
-        _replaced.remember(file.path)
-        loaded = manager.loader.load(file.name, file.path, weight_dtype, on_misfit, file.folder)
+        watch([file])
+        loaded = manager.loader.load(
+            file.name, file.path, weight_dtype, on_misfit, file.folder, keep_alive, device, attention
+        )
         text = render_load(loaded.details)
         parts = loaded.parts
-        links = model_links(file, manager.registry.active_by_path().get(str(file.path)))
         return io.NodeOutput(
             parts.model,
             parts.clip if parts.clip is not None else unfilled_output("CLIP", file.name),
             parts.vae if parts.vae is not None else unfilled_output("VAE", file.name),
             text,
-            ui=report_ui(text) | {MODELS_KEY: links},
+            ui=report_ui(text) | {MODELS_KEY: links([file])},
         )

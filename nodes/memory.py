@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..manager.chart import memory_chart
 from ..manager.comfy_host import get_manager
 from ..manager.report import render_memory
-from .common import make_input, make_schema, refuse_unbuilt, report_ui, to_image
+from .common import make_input, make_schema, report_ui, to_image
 
 HISTORY_SECONDS = 300
 
@@ -23,8 +23,8 @@ class MemoryReport(io.ComfyNode):
         return make_schema(
             node_id="MemoryReport",
             display_name="Memory Report",
-            description="Says what VRAM and RAM hold when this node runs, model by model. Connect value "
-            "anywhere to choose the moment: it is passed through.",
+            description="Says what VRAM and RAM hold when this node runs, model by model, and how they "
+            "filled until then. Connect value anywhere to choose the moment: it is passed through.",
             search_aliases=["vram", "ram", "loaded models", "managed models"],
             is_output_node=True,
             inputs=[
@@ -38,11 +38,12 @@ class MemoryReport(io.ComfyNode):
                     io.Int,
                     "history_seconds",
                     default=HISTORY_SECONDS,
-                    min=HISTORY_SECONDS,
-                    max=HISTORY_SECONDS,
+                    min=10,
+                    max=3600,
                     optional=True,
                     advanced=True,
-                    tooltip="Not built yet: leave it as it is.",
+                    tooltip="How far back the chart and the highest figures go, in seconds. "
+                    "An hour is kept, in memory.",
                 ),
             ],
             outputs=[
@@ -59,8 +60,7 @@ class MemoryReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, value: Any = None, history_seconds: int = HISTORY_SECONDS) -> io.NodeOutput:  # type: ignore[override]
-        refuse_unbuilt({"history_seconds": (history_seconds, HISTORY_SECONDS)})
-        details = get_manager().get_memory_report()
+        details = get_manager().get_memory_report(history_seconds)
         text = render_memory(details)
         chart = to_image(memory_chart(details))
         return io.NodeOutput(value, text, json.dumps(details), chart, ui=report_ui(text, chart))

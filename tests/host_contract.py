@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from managed_models.manager.errors import LoadFailed
+from managed_models.manager.errors import HostRequired, LoadFailed, NotAvailable
 from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.host import WEIGHT_DTYPES, Host, LoadRequest
 from managed_models.manager.identify import identify
@@ -94,6 +94,50 @@ def keeps_the_stored_precision_when_asked(host: Host, models: Path) -> None:
     assert abs(parts.size_bytes - path.stat().st_size) < 0.05 * path.stat().st_size
 
 
+def loads_where_it_is_told(host: Host, models: Path) -> None:
+    assert host.devices()[-1] == "cpu"
+    path = models / "diffusion_models" / WAN
+    for device in host.devices() if host.places(ModelType.DIFFUSION) else ():
+        parts = host.load(LoadRequest(path, ModelType.DIFFUSION, "as_stored", "bf16", device))
+        assert parts.device == device
+
+
+def gives_attention_to_one_handle(host: Host, models: Path) -> None:
+    parts = host.load(LoadRequest(models / "diffusion_models" / WAN, ModelType.DIFFUSION))
+    names = list(host.attentions())
+    assert names == sorted(names)
+    assert "default" not in names
+    for name in names:
+        handle = host.with_attention(parts, name)
+        assert handle.model is not parts.model
+        assert host.ids(handle) == host.ids(parts)
+    try:
+        host.with_attention(parts, "no such backend")
+        refusal = None
+    except NotAvailable as error:
+        refusal = error
+    assert refusal is not None, "an unknown backend was accepted"
+    assert "no such backend" in refusal.message
+
+
+def checkpoints_gradients_or_says_why_not(host: Host, models: Path) -> None:
+    parts = host.load(LoadRequest(models / "diffusion_models" / WAN, ModelType.DIFFUSION))
+    try:
+        changed = host.checkpoint_gradients(parts.model, True)
+    except HostRequired:
+        return
+    assert changed > 0
+    assert host.checkpoint_gradients(parts.model, True) == 0
+    assert host.checkpoint_gradients(parts.model, False) == changed
+    assert host.checkpoint_gradients(parts.model, False) == 0
+    try:
+        host.checkpoint_gradients(object(), True)
+        refusal = None
+    except NotAvailable as error:
+        refusal = error
+    assert refusal is not None, "something that is no model was accepted"
+
+
 def loads_a_checkpoint(host: Host, models: Path) -> None:
     parts = host.load(LoadRequest(models / "checkpoints" / CHECKPOINT, ModelType.CHECKPOINT))
     assert parts.model is not None
@@ -152,6 +196,11 @@ def tells_its_memory(host: Host, models: Path) -> None:
     assert memory.mapped_bytes is None or 0 <= memory.mapped_bytes <= memory.rss_bytes
 
 
+def remembers_no_prompt_that_never_was(host: Host, models: Path) -> None:
+    assert host.running() is None
+    assert host.outcome("never was") is None
+
+
 def takes_progress_outside_a_job(host: Host, models: Path) -> None:
     host.progress(1, 2)
     host.throw_if_cancelled()
@@ -169,6 +218,9 @@ CHECKS: dict[str, Callable[[Host, Path], Any]] = {
         detects_or_says_nothing,
         loads_every_weight_dtype,
         keeps_the_stored_precision_when_asked,
+        loads_where_it_is_told,
+        gives_attention_to_one_handle,
+        checkpoints_gradients_or_says_why_not,
         loads_a_checkpoint,
         refuses_a_file_that_is_no_model,
         lists_what_it_loaded_with_its_file,
@@ -176,6 +228,7 @@ CHECKS: dict[str, Callable[[Host, Path], Any]] = {
         unloads_by_id_and_ignores_strangers,
         unloads_everything,
         tells_its_memory,
+        remembers_no_prompt_that_never_was,
         takes_progress_outside_a_job,
     )
 }

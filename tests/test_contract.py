@@ -131,6 +131,7 @@ def test_enumerations() -> None:
                 "check_model_compatibility",
                 "get_system_info",
                 "load_model",
+                "enable_gradient_checkpointing",
                 "unload_model",
                 "download_model",
                 "validate_model",

@@ -22,19 +22,29 @@ from managed_models.manager.errors import (
     LoadFailed,
     ManagedModelsError,
     ModelNotFound,
+    NotAvailable,
     NotSafetensors,
     UnfilledOutputError,
 )
 from managed_models.manager.formats.safetensors import read_header
-from managed_models.manager.host import WEIGHT_DTYPES, LoadedParts, LoadRequest, SystemSnapshot
+from managed_models.manager.host import (
+    WEIGHT_DTYPES,
+    DeviceUse,
+    LoadedParts,
+    LoadRequest,
+    ModelFile,
+    Ram,
+    SystemSnapshot,
+)
 from managed_models.manager.identify import identify
 from managed_models.manager.library import Library
-from managed_models.manager.loading import Loader, UnfilledOutput, unfilled_output
+from managed_models.manager.loading import Loader, UnfilledOutput, text_encoder_request, unfilled_output
 from managed_models.manager.local_host import LocalHost
+from managed_models.manager.pool import ModelPool, PoolKey
 from managed_models.manager.quantize import Quantizer, QuantizeRequest
 from managed_models.manager.registry import Registry
-from managed_models.manager.pool import ModelPool
 from managed_models.manager.report import render_load
+from managed_models.manager.units import GB
 from support.files import shapes_file
 from support.machines import CPU_ONLY, nvidia
 
@@ -175,6 +185,204 @@ def test_the_type_in_memory_is_named_when_nothing_was_asked(wan: Path, loader: L
     details = loader.load("wan.safetensors", wan).details
     assert details["dtype"] == "bf16"
     assert "as bf16 (weight_dtype default)" in render_load(details)
+
+
+# Where it goes
+
+
+class FourCards(Recorder):
+    """A machine with four cards of 24 GB; ``free`` says in bytes what is left on each."""
+
+    def __init__(self) -> None:
+        super().__init__(snapshot=nvidia(cards=4))
+        self.free = [22 * GB] * 4
+        self.obeys = True
+
+    def devices(self) -> list[str]:
+        return [*(f"cuda:{i}" for i in range(4)), "cpu"]
+
+    def device_use(self) -> list[DeviceUse]:
+        return [DeviceUse(f"cuda:{i}", "Card", 24 * GB, free, None, None) for i, free in enumerate(self.free)]
+
+    def places(self, kind: ModelType) -> bool:
+        return self.obeys
+
+
+def test_a_model_goes_to_the_card_with_room_and_stays_there(wan: Path) -> None:
+    host = FourCards()
+    loader = make_loader(host)
+    host.free = [0, 0, 22 * GB, 0]
+    first = loader.load("wan.safetensors", wan)
+    assert [request.device for request in host.requests] == ["cuda:2"]
+    assert "Note: cuda:2 (Card) has room for it" in render_load(first.details)
+    host.free = [22 * GB] * 4
+    again = loader.load("wan.safetensors", wan)
+    assert again.details["shared"]
+    assert len(host.requests) == 1
+
+
+def test_a_chosen_device_is_another_copy(wan: Path) -> None:
+    host = FourCards()
+    loader = make_loader(host)
+    kept = [loader.load("wan", wan, device=device) for device in ("default", "cuda:0", "cuda:1", "cpu")]
+    assert [request.device for request in host.requests] == ["default", "cuda:1", "cpu"]
+    assert [loaded.details["shared"] for loaded in kept] == [False, True, False, False]
+
+
+def test_a_copy_that_somebody_put_on_the_cpu_is_not_what_default_means(wan: Path) -> None:
+    host = FourCards()
+    loader = make_loader(host)
+    kept = loader.load("wan", wan, device="cpu")
+    assert not loader.load("wan", wan).details["shared"]
+    assert kept.parts.model is not None
+
+
+def test_a_device_that_is_not_here_is_a_warning(wan: Path, host: Recorder, loader: Loader) -> None:
+    loaded = loader.load("wan", wan, device="cuda:1")
+    assert host.requests[0].device == "default"
+    assert loaded.details["notes"] == ["device cuda:1 is not on this machine, which has cpu."]
+
+
+def test_wide_weights_that_do_not_fit_the_ram_are_a_note(wan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Recorder()
+    size = wan.stat().st_size
+    monkeypatch.setattr(host, "ram", lambda: Ram(64 * GB, int(size * 1.5)))
+    (note,) = make_loader(host).load("wan", wan).details["notes"]
+    assert "as_stored" in note
+    assert make_loader(host).load("wan", wan, "as_stored").details["notes"] == []
+
+
+# How attention is computed
+
+
+class WithAttention(Recorder):
+    """A host that has one backend."""
+
+    def with_attention(self, parts: LoadedParts, name: str) -> LoadedParts:
+        if name != "sub_quad":
+            raise NotAvailable(f"There is no attention backend {name!r} here.", "This ComfyUI has sub_quad.")
+        return self.share(parts)
+
+
+def test_attention_concerns_this_handle_alone(wan: Path) -> None:
+    host = WithAttention()
+    loader = make_loader(host)
+    plain = loader.load("wan", wan)
+    other = loader.load("wan", wan, attention="sub_quad")
+    assert other.details["shared"]
+    assert other.parts.model is not plain.parts.model
+    assert "Attention: sub_quad" in render_load(other.details)
+    assert "Attention" not in render_load(plain.details)
+    assert "Attention" not in render_load(loader.load("wan", wan).details)
+
+
+@pytest.mark.parametrize("make", [Recorder, WithAttention])
+def test_attention_that_is_not_here_falls_back_with_a_warning(wan: Path, make: type[Recorder]) -> None:
+    loaded = make_loader(make()).load("wan", wan, attention="sage")
+    assert loaded.details["attention"] == "default"
+    (note,) = loaded.details["notes"]
+    assert "no attention backend 'sage'" in note
+    assert note.endswith("ComfyUI's own choice is used.")
+
+
+# How long it stays
+
+
+def test_keep_alive_reaches_the_pool_and_the_report(wan: Path, host: Recorder) -> None:
+    library = Library(host, Registry())
+    pool = ModelPool(host)
+    loader = Loader(host, library, ModelCompatibilityChecker(host, library.identity), pool)
+    loaded = loader.load("wan", wan, keep_alive="30s")
+    assert [model.keep_alive for model in pool.models()] == [30.0]
+    assert "Keep alive: 30s" in render_load(loaded.details)
+    longer = loader.load("wan", wan, keep_alive="1h")
+    assert [model.keep_alive for model in pool.models()] == [3600.0]
+    assert longer.details["shared"]
+
+
+def test_a_time_that_is_none_is_refused_before_anything_is_read(
+    wan: Path, host: Recorder, loader: Loader
+) -> None:
+    with pytest.raises(BadInput, match="not a length of time"):
+        loader.load("wan", wan, keep_alive="soon")
+    assert host.requests == []
+
+
+# Text encoders and VAEs
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> ModelFile:
+    path = shapes_file(
+        tmp_path / "clip_l.safetensors",
+        {
+            "text_model.embeddings.token_embedding.weight": (64, 8),
+            "text_model.encoder.layers.0.mlp.fc1.weight": (32, 8),
+        },
+    )
+    return ModelFile("text_encoders", path.name, path)
+
+
+@pytest.fixture
+def vae(tmp_path: Path) -> Path:
+    path = tmp_path / "vae.safetensors"
+    write_random_model(path, layouts.taesd())
+    return path
+
+
+def test_a_text_encoder_is_shared(encoder: ModelFile, host: Recorder, loader: Loader) -> None:
+    first = loader.load_text_encoder([encoder], "flux")
+    again = loader.load_text_encoder([encoder], "flux")
+    other = loader.load_text_encoder([encoder], "sd3")
+    assert [loaded.details["shared"] for loaded in (first, again, other)] == [False, True, False]
+    assert [request.kind for request in host.requests] == [ModelType.TEXT_ENCODER] * 2
+    assert render_load(again.details).startswith("clip_l.safetensors is in memory already")
+
+
+def test_the_order_of_an_encoders_files_is_kept_and_three_say_what_they_are_for(encoder: ModelFile) -> None:
+    paths = [encoder.path, encoder.path.with_name("t5.safetensors"), encoder.path.with_name("g.safetensors")]
+    request = text_encoder_request(paths, "sd3", "default")
+    assert request.paths == tuple(paths)
+    assert request.name == "clip_l.safetensors + t5.safetensors + g.safetensors"
+    assert request.encoder_type == text_encoder_request(paths, "flux", "default").encoder_type
+    assert text_encoder_request(paths[:2], "flux", "default").encoder_type == "flux"
+
+
+def test_the_same_encoder_on_another_device_is_another_copy(encoder: ModelFile) -> None:
+    host = FourCards()
+    loader = make_loader(host)
+    kept = [loader.load_text_encoder([encoder], "flux", device=device) for device in ("default", "cpu")]
+    assert [request.device for request in host.requests] == ["default", "cpu"]
+    assert len({PoolKey.of(request) for request in host.requests}) == len(kept)
+
+
+def test_a_vae_is_shared(vae: Path, host: Recorder, loader: Loader) -> None:
+    first = loader.load_vae("vae.safetensors", [vae])
+    assert loader.load_vae("vae.safetensors", [vae]).details["shared"]
+    assert [request.kind for request in host.requests] == [ModelType.VAE]
+    assert render_load(first.details).startswith("Loaded vae.safetensors in")
+
+
+def test_what_no_file_holds_is_loaded_beside_the_pool(host: Recorder) -> None:
+    library = Library(host, Registry())
+    pool = ModelPool(host)
+    host.load = lambda request: LoadedParts(None, vae=object())  # type: ignore[method-assign]
+    loader = Loader(host, library, ModelCompatibilityChecker(host, library.identity), pool)
+    loaded = loader.load_vae("pixel_space", [])
+    assert loaded.parts.vae is not None
+    assert pool.models() == []
+    assert json.loads(json.dumps(loaded.details)) == loaded.details
+    assert render_load(loaded.details).startswith("Loaded pixel_space")
+
+
+def test_a_file_of_another_kind_is_no_text_encoder_and_no_vae(
+    wan: Path, vae: Path, host: Recorder, loader: Loader
+) -> None:
+    with pytest.raises(BadInput, match="a text encoder is expected"):
+        loader.load_text_encoder([ModelFile("text_encoders", "wan", wan)], "wan")
+    with pytest.raises(BadInput, match="a VAE is expected"):
+        loader.load_vae("wan", [wan])
+    assert host.requests == []
 
 
 # Refusals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -51,17 +52,38 @@ def load(request: LoadRequest) -> LoadedParts:
             f"ComfyUI could not load {request.name or request.path.name}: {error}",
             "Run CheckCompatibility on it; a newer ComfyUI may know this model.",
         ) from error
-    patchers = [model, *(part.patcher for part in (clip, vae) if part is not None)]
-    first = next(patcher for patcher in patchers if patcher is not None)
-    dtype = str(first.model_dtype()).removeprefix("torch.")
+    return describe(model, clip, vae)
+
+
+def describe(model: Any = None, clip: Any = None, vae: Any = None) -> LoadedParts:
+    """Return what was loaded, with the facts about its first part."""
+    first = model if model is not None else (clip if clip is not None else vae).patcher
     return LoadedParts(
         model=model,
         clip=clip,
         vae=vae,
-        dtype=_NAMES.get(dtype, dtype),
+        dtype=_dtype(first),
         device=str(first.load_device),
         size_bytes=int(first.model_size()),
     )
+
+
+def obeys_device(kind: ModelType) -> bool:
+    """Tell whether ComfyUI loads this kind where it is told to: diffusion models since 0.33."""
+    diffusion = kind in (ModelType.DIFFUSION, ModelType.CHECKPOINT)
+    return not diffusion or hasattr(comfy.model_management, "get_all_torch_devices")
+
+
+def _dtype(patcher: Any) -> str:
+    """Return what most weights are in; only diffusion models say so themselves."""
+    said = patcher.model_dtype()
+    if said is None:
+        count: Counter[torch.dtype] = Counter()
+        for weight in patcher.model.parameters():
+            count[weight.dtype] += weight.numel()
+        said = max(count, key=lambda dtype: count[dtype], default="")
+    name = str(said).removeprefix("torch.")
+    return _NAMES.get(name, name)
 
 
 def model_options(request: LoadRequest) -> dict[str, Any]:
@@ -111,12 +133,16 @@ def _text_encoder(request: LoadRequest) -> tuple[Any, Any, Any]:
 
 
 def _vae(request: LoadRequest) -> tuple[Any, Any, Any]:
-    """Load what the stock VAELoader offers under this name, as it does."""
-    if request.device == DEFAULT or request.more_paths:
-        return None, None, nodes.VAELoader().load_vae(request.name or request.path.name)[0]
-    tensors, metadata = comfy.utils.load_torch_file(str(request.path), return_metadata=True)
-    vae = comfy.sd.VAE(sd=tensors, device=torch.device(request.device), metadata=metadata)
+    """Load a VAE as the stock loader does, which composes what is no single file."""
+    if request.more_paths or not request.path.is_file():
+        return None, None, nodes.VAELoader().load_vae(request.name)[0]
+    path = str(request.path)
+    tensors, metadata = comfy.utils.load_torch_file(path, return_metadata=True)
+    device = None if request.device == DEFAULT else torch.device(request.device)
+    vae = comfy.sd.VAE(sd=tensors, device=device, metadata=metadata)
     vae.throw_exception_if_invalid()
+    if hasattr(comfy.sd, "load_vae_patcher"):  # since 0.33: how to load it again, for another device
+        vae.patcher.cached_patcher_init = (comfy.sd.load_vae_patcher, (path, metadata, device))
     return None, None, vae
 
 

@@ -13,6 +13,7 @@ from support.comfyui import ComfyUI, ComfyUIServer, describe_comfyui, find_comfy
 ROOT = Path(__file__).resolve().parents[2]
 # Dashes, dots and spaces: ComfyUI imports a folder under whatever name it has.
 EXTENSION_FOLDER = "managed-models v0.1"
+PROBE = ROOT / "tests" / "comfyui" / "probe"
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +43,13 @@ def comfy_server(
         comfyui,
         base,
         arguments=["--cpu", "--extra-model-paths-config", str(extra)],
-        environment={"MANAGED_MODELS_DB": str(base / "registry.sqlite")},
+        environment={
+            "MANAGED_MODELS_DB": str(base / "registry.sqlite"),
+            "MANAGED_MODELS_PROBE": str(base / "probe.jsonl"),
+        },
     )
     server.install_extension(ROOT, EXTENSION_FOLDER)
+    server.install_extension(PROBE, "probe")
     server.write_settings(**{"Comfy.Minimap.Visible": False})
     with server:
         yield server

@@ -126,9 +126,6 @@ def test_a_quantized_file_is_not_quantized_again(client: Client) -> None:
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
-        ("LoadManagedModel", "keep_alive", "30s"),
-        ("LoadManagedModel", "device", "cuda:0"),
-        ("LoadManagedModel", "attention", "sage"),
         ("CheckCompatibility", "width", 640),
         ("CheckCompatibility", "vae_name", "a.safetensors"),
         ("CheckCompatibility", "url", "https://host/a.safetensors"),
@@ -136,7 +133,6 @@ def test_a_quantized_file_is_not_quantized_again(client: Client) -> None:
         ("QuantizeModel", "allow_requantize", True),
         ("QuantizeModel", "max_memory_gb", 2.0),
         ("QuantizeModel", "quality", "best"),
-        ("MemoryReport", "history_seconds", 60),
     ],
 )
 def test_an_ability_that_is_not_built_is_refused(client: Client, name: str, key: str, value: Any) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comfyui.test_inside import run_inside
 from support.comfy_client import SURROUNDINGS, Client, node, relative_l2, reports, sampler
+from support.comfyui import ComfyUI
 
 pytestmark = pytest.mark.comfyui
 
@@ -54,6 +56,83 @@ def test_weight_dtype(client: Client, weight_dtype: str, in_memory: str, limit: 
     assert in_memory in words
     found = client.latent(f"dtype_{weight_dtype}")
     assert relative_l2(found, client.latent(f"reference_{weight_dtype}")) <= limit
+
+
+def with_attention(name: str, *choices: str) -> dict[str, Any]:
+    """A prompt that samples one file with several ways to compute attention."""
+    prompt: dict[str, Any] = {**SURROUNDINGS["wan"]}
+    for choice in choices:
+        there = f"{name}_{choice}"
+        prompt[f"model_{there}"] = node("LoadManagedModel", model_name=WAN, attention=choice)
+        prompt |= sampler([f"model_{there}", 0], there)
+    return prompt
+
+
+# ComfyUI's own choice on a CPU is sub_quad.
+@pytest.mark.parametrize("backend", ["pytorch", "sub_quad", "split"])
+def test_attention_is_computed_with_the_chosen_backend(client: Client, backend: str) -> None:
+    outputs = client.run(with_attention(f"attention_{backend}", "default", backend))
+    found = client.latent(f"attention_{backend}_{backend}")
+    reference = client.latent(f"attention_{backend}_default")
+    assert relative_l2(found, reference) < 1e-3
+    assert f"Attention: {backend}" in reports(outputs, f"model_attention_{backend}_{backend}")
+
+
+def test_attention_does_not_reach_another_loader_of_the_same_file(client: Client) -> None:
+    client.run(with_attention("leak_before", "default"))
+    client.run(with_attention("leak_other", "pytorch"))
+    outputs = client.run(with_attention("leak_after", "default"))
+    assert relative_l2(client.latent("leak_after_default"), client.latent("leak_before_default")) == 0
+    assert "Attention:" not in reports(outputs, "model_leak_after_default")
+    assert relative_l2(client.latent("leak_other_pytorch"), client.latent("leak_before_default")) > 0
+
+
+def test_attention_and_device_that_are_not_here_are_warnings(client: Client) -> None:
+    prompt = {
+        "model": node("LoadManagedModel", model_name=WAN, attention="sage99", device="cuda:5"),
+        "end": node("PreviewAny", source=["model", 3]),
+    }
+    words = reports(client.run(prompt), "model")
+    assert "There is no attention backend 'sage99' here" in words
+    assert "ComfyUI's own choice is used" in words
+    assert "device cuda:5 is not on this machine" in words
+
+
+def test_keep_alive_that_is_no_time_is_refused(client: Client) -> None:
+    prompt = {
+        "model": node("LoadManagedModel", model_name=WAN, keep_alive="soon"),
+        "end": node("PreviewAny", source=["model", 3]),
+    }
+    assert "keep_alive is 'soon', which is not a length of time" in client.refused(prompt)
+
+
+@pytest.fixture(scope="module")
+def trained(comfyui: ComfyUI, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    base = tmp_path_factory.mktemp("training")
+    shutil.copytree(tiny_models, base / "models")
+    return run_inside(comfyui, "training", base)
+
+
+@pytest.mark.parametrize("kind", ["wan", "flux"])
+def test_gradient_checkpointing_changes_memory_and_nothing_else(trained: dict[str, Any], kind: str) -> None:
+    found = trained[kind]
+    assert found["changed"] > 5
+    assert found["changed_again"] == 0
+    assert found["differs"] < 1e-5
+    plain, thrifty = found["kept_bytes"]
+    assert thrifty < plain / 3
+
+
+@pytest.mark.parametrize("kind", ["wan", "flux"])
+def test_turning_gradient_checkpointing_off_restores_exactly(trained: dict[str, Any], kind: str) -> None:
+    found = trained[kind]
+    assert found["restored"] == found["changed"]
+    assert found["as_before"]
+    assert found["after"] < 1e-6
+
+
+def test_only_a_model_can_be_checkpointed(trained: dict[str, Any]) -> None:
+    assert "needs a MODEL, and this is a str" in trained["refusal"]
 
 
 def test_a_checkpoint_fills_model_and_vae(client: Client) -> None:

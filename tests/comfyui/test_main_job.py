@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +142,17 @@ def test_loaders_are_cached_like_stock_ones(client: Client) -> None:
     assert "model" not in client.executed(prompt)
 
 
-def test_after_orders_two_loads(client: Client) -> None:
+def test_after_orders_two_loads(client: Client, diffusion_models: Path) -> None:
+    # Files that nobody loaded yet, so that neither comes out of the pool.
+    for name, source in (("high_noise", WAN), ("low_noise", "tiny_flux_bf16.safetensors")):
+        shutil.copy(diffusion_models / source, diffusion_models / f"{name}.safetensors")
     prompt: dict[str, Any] = {
-        "second": node("LoadManagedModel", model_name="tiny_flux_bf16.safetensors", after=["sampled", 0]),
-        "first": node("LoadManagedModel", model_name=WAN),
+        "second": node("LoadManagedModel", model_name="low_noise.safetensors", after=["sampled", 0]),
+        "first": node("LoadManagedModel", model_name="high_noise.safetensors"),
         **SURROUNDINGS["wan"],
         **sampler(["first", 0], "sampled"),
         "words": node("PreviewAny", source=["second", 3]),
     }
-    client.free()  # so that nothing comes from the cache
     log = client.base / "comfyui.log"
     start = len(log.read_bytes())
     client.run(prompt)

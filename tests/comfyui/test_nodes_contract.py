@@ -22,6 +22,22 @@ CONTRACT = {
         },
         [("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE"), ("STRING", "report")],
     ),
+    "LoadManagedTextEncoder": (
+        {
+            "clip_name": None,
+            "clip_name2": "none",
+            "clip_name3": "none",
+            "clip_name4": "none",
+            "type": "stable_diffusion",
+            "device": "default",
+            "keep_alive": "5m",
+        },
+        [("CLIP", "CLIP")],
+    ),
+    "LoadManagedVAE": (
+        {"vae_name": None, "device": "default", "keep_alive": "5m"},
+        [("VAE", "VAE")],
+    ),
     "CheckCompatibility": (
         {
             "model_name": None,
@@ -74,6 +90,10 @@ OPTIONS = {
         "fp32",
     ],
     ("LoadManagedModel", "on_misfit"): ["warn", "error"],
+    **{
+        (name, "device"): ["default", "cpu"]
+        for name in ("LoadManagedModel", "LoadManagedTextEncoder", "LoadManagedVAE")
+    },
     ("QuantizeModel", "format"): ["fp8_e4m3fn_scaled", "int8", "bf16", "fp16"],
     ("QuantizeModel", "policy"): ["recommended", "everything"],
 }
@@ -104,6 +124,31 @@ def test_combos_list_what_works(client: Client, name: str, key: str) -> None:
 @pytest.mark.parametrize("name", ["LoadManagedModel", "QuantizeModel", "CheckCompatibility"])
 def test_only_the_model_has_to_be_given(client: Client, name: str) -> None:
     assert list(client.object_info(name)["input"]["required"]) == ["model_name"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("LoadManagedTextEncoder", "clip_name"), ("LoadManagedVAE", "vae_name")]
+)
+def test_only_the_first_file_has_to_be_given(client: Client, name: str, key: str) -> None:
+    assert list(client.object_info(name)["input"]["required"]) == [key]
+
+
+def test_types_and_vaes_are_those_of_the_stock_loaders(client: Client) -> None:
+    stock = [
+        client.object_info(name)["input"]["required"]["type"] for name in ("CLIPLoader", "DualCLIPLoader")
+    ]
+    words = [word for (options, *_) in stock for word in options]
+    ours = client.object_info("LoadManagedTextEncoder")["input"]["optional"]["type"][1]["options"]
+    assert ours == list(dict.fromkeys(words))
+    vaes = client.object_info("VAELoader")["input"]["required"]["vae_name"][0]
+    assert client.object_info("LoadManagedVAE")["input"]["required"]["vae_name"][1]["options"] == vaes
+    assert "pixel_space" in vaes
+
+
+def test_attention_lists_the_backends_that_are_here(client: Client) -> None:
+    options = client.object_info("LoadManagedModel")["input"]["optional"]["attention"][1]["options"]
+    assert options[0] == "default"
+    assert {"pytorch", "split", "sub_quad"} <= set(options)
 
 
 @pytest.mark.parametrize("name", ["LoadManagedModel", "QuantizeModel", "CheckCompatibility"])
