@@ -21,6 +21,14 @@ _BLUE = (86, 180, 233)
 _ORANGE = (230, 159, 0)
 _GREEN = (0, 158, 115)
 _GREY = (110, 116, 126)
+_PURPLE = (204, 121, 167)
+_YELLOW = (240, 228, 66)
+_RED = (213, 94, 0)
+_UNDER = (78, 76, 44)  # under the yellow line
+_PLOT = (36, 39, 45)
+_BAR_LEFT, _BAR_RIGHT = 330, WIDTH - 260
+_STRIP = 56
+_STRIP_LEFT = 150  # names of devices are short
 _WORST = 12
 
 
@@ -53,30 +61,20 @@ def quantization_chart(details: Mapping[str, Any]) -> Image.Image:
 
 
 def memory_chart(details: Mapping[str, Any]) -> Image.Image:
-    """Draw VRAM per device, RAM, and each model.
+    """Draw VRAM per device, RAM, how both went until now, and each model.
 
     Args:
         details: of :func:`memory.memory_report`.
     """
-    devices, models, ram = details["devices"], details["models"], details["ram"]
+    devices, models, history = details["devices"], details["models"], details["history"]
+    strips = 1 + len(history["devices"]) if history else 0
     rows = len(devices) + 2 + max(1, len(models))
-    page = _Page(2 * _MARGIN + 240 + rows * _BAR)
+    page = _Page(2 * _MARGIN + 420 + rows * _BAR + strips * (_STRIP + 12))
     page.title(f"Memory on {details['host']}", "")
-    page.legend((("models", _BLUE), ("other use", _ORANGE), ("free", _TRACK)))
-    for device in devices:
-        total, ours = device["total_bytes"], device["models_bytes"]
-        free = device["free_bytes"]
-        other = 0 if free is None else max(0, total - free - ours)
-        used = "use unknown" if free is None else f"{format_bytes(total - free)} of {format_bytes(total)}"
-        page.bar(f"VRAM, {device['name']}", used, [(ours / total, _BLUE), (other / total, _ORANGE)])
-    total = ram["total_bytes"]
-    in_models = sum(model["ram_bytes"] for model in models)
-    used = total - ram["available_bytes"]
-    page.bar(
-        "RAM",
-        f"{format_bytes(used)} of {format_bytes(total)}",
-        [(min(in_models, used) / total, _BLUE), (max(0, used - in_models) / total, _ORANGE)],
-    )
+    _draw_now(page, details)
+    if history:
+        page.space()
+        _draw_history(page, history, details["ram"])
     page.space()
     page.line("Models in memory", _TEXT)
     if devices:
@@ -91,6 +89,82 @@ def memory_chart(details: Mapping[str, Any]) -> Image.Image:
             where = f"{format_bytes(model['loaded_bytes'])} VRAM, {where}"
         page.bar(model["title"], where, parts)
     return page.finish()
+
+
+def _draw_now(page: _Page, details: Mapping[str, Any]) -> None:
+    """Draw who has what of each device and of RAM now."""
+    devices, ram = details["devices"], details["ram"]
+    entries = [("models", _BLUE), ("other use", _ORANGE)]
+    if any(device["others_bytes"] for device in devices):
+        entries.append(("other programs", _PURPLE))
+    page.legend((*entries, ("free", _TRACK)))
+    for device in devices:
+        total, ours, free = device["total_bytes"], device["models_bytes"], device["free_bytes"]
+        used = ours if free is None else total - free
+        strangers = min(device["others_bytes"] or 0, max(0, used - ours))
+        words = "use unknown" if free is None else f"{format_bytes(used)} of {format_bytes(total)}"
+        parts = [
+            (ours / total, _BLUE),
+            (max(0, used - ours - strangers) / total, _ORANGE),
+            (strangers / total, _PURPLE),
+        ]
+        page.bar(_vram_label(device, len(devices)), words, parts)
+    total = ram["total_bytes"]
+    in_models = sum(model["ram_bytes"] for model in details["models"])
+    used = total - ram["available_bytes"]
+    page.bar(
+        "RAM",
+        f"{format_bytes(used)} of {format_bytes(total)}",
+        [(min(in_models, used) / total, _BLUE), (max(0, used - in_models) / total, _ORANGE)],
+    )
+
+
+def _vram_label(device: Mapping[str, Any], devices: int) -> str:
+    which = f"{device['device']} " if devices > 1 and device["device"] else ""
+    return f"VRAM, {which}{device['name']}"
+
+
+def _draw_history(page: _Page, history: Mapping[str, Any], ram: Mapping[str, Any]) -> None:
+    """Draw how VRAM and RAM went until now, each with its limit."""
+    past = _span(history["seconds"])
+    if not history["samples"]:
+        page.line(f"The last {past}: nothing was recorded yet", _TEXT)
+        return
+    page.line(f"The last {past}", _TEXT)
+    page.legend((("in use", _YELLOW), ("limit", _RED), ("a prompt ran", _GREEN)))
+    points = history["points"]
+    xs = [1 - ago / history["seconds"] for ago in points["seconds_ago"]]
+    for device, used in zip(history["devices"], points["device_bytes"], strict=True):
+        total = device["total_bytes"]
+        page.strip(
+            "VRAM" if len(history["devices"]) == 1 else f"VRAM, {device['device']}",
+            _peak_words(device["peak_bytes"], total, device["peak_node"]),
+            [(x, None if y is None else y / total) for x, y in zip(xs, used, strict=True)],
+            points["busy"],
+            1.0,
+        )
+    total = ram["total_bytes"]
+    page.strip(
+        "RAM",
+        _peak_words(history["ram_peak_bytes"], total, history["ram_peak_node"]),
+        [(x, y / total) for x, y in zip(xs, points["ram_bytes"], strict=True)],
+        points["busy"],
+        1 - ram["headroom_bytes"] / total,
+    )
+    page.axis(f"{past} ago", "now")
+
+
+def _peak_words(peak: int | None, total: int, node_type: str | None) -> tuple[str, str]:
+    if peak is None:
+        return "use unknown", ""
+    words = f"at most {format_bytes(peak)} of {format_bytes(total)}"
+    return words, f"at {node_type}" if node_type else ""
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else "1 h"
 
 
 class _Page:
@@ -129,7 +203,7 @@ class _Page:
 
     def bar(self, label: str, value: str, parts: list[tuple[float, tuple[int, int, int]]]) -> None:
         """Draw a labelled bar; ``parts`` are shares of its length, from the left."""
-        left, right = 330, WIDTH - 260
+        left, right = _BAR_LEFT, _BAR_RIGHT
         middle = self._y + 4
         self._text(_MARGIN, middle, label, self._small, _TEXT, left - _MARGIN - 12)
         self._draw.rectangle((left, middle, right, middle + 16), fill=_TRACK)
@@ -142,6 +216,51 @@ class _Page:
             x = end
         self._text(right + 12, middle, value, self._small, _TEXT, WIDTH - right - 12 - _MARGIN)
         self._y += _BAR
+
+    def strip(
+        self,
+        label: str,
+        value: tuple[str, str],
+        points: list[tuple[float, float | None]],
+        busy: list[bool],
+        limit: float,
+    ) -> None:
+        """Draw a labelled line over time with the area under it; all figures are shares, 0 to 1.
+
+        Args:
+            value: two lines of words on the right.
+            points: (how far along, how high), None where that is unknown.
+            busy: whether something ran, for each point.
+            limit: how high the line may go.
+        """
+        left, right, top, bottom = _STRIP_LEFT, _BAR_RIGHT, self._y, self._y + _STRIP
+        self._text(_MARGIN, top + 4, label, self._small, _TEXT, left - _MARGIN - 12)
+        self._text(right + 12, top + 4, value[0], self._small, _TEXT, WIDTH - right - 12 - _MARGIN)
+        self._text(right + 12, top + 24, value[1], self._small, _FAINT, WIDTH - right - 12 - _MARGIN)
+        self._draw.rectangle((left, top, right, bottom), fill=_PLOT)
+        placed = [
+            (left + _inside(x) * (right - left), None if y is None else bottom - _inside(y) * _STRIP)
+            for x, y in points
+        ]
+        for (x0, y0), (x1, y1) in zip(placed, [*placed[1:], (float(right), placed[-1][1])], strict=True):
+            if y0 is not None and y1 is not None:
+                self._draw.polygon(((x0, bottom), (x0, y0), (x1, y1), (x1, bottom)), fill=_UNDER)
+                self._draw.line(((x0, y0), (x1, y1)), fill=_YELLOW, width=2)
+        for (x, _), ran in zip(placed, busy, strict=True):
+            if ran:
+                self._draw.rectangle((max(left, x - 2), bottom - 2, x, bottom), fill=_GREEN)
+        height = bottom - _inside(limit) * _STRIP
+        for x in range(left, right, 10):
+            self._draw.line(((x, height), (x + 5, height)), fill=_RED, width=2)
+        self._draw.line(((left, top), (left, bottom)), fill=_FAINT)
+        self._y += _STRIP + 12
+
+    def axis(self, start: str, end: str) -> None:
+        """Write what the left and the right end of the strips above mean."""
+        width = int(self._draw.textlength(end, font=self._small))
+        self._text(_STRIP_LEFT, self._y - 6, start, self._small, _FAINT, 200)
+        self._text(_BAR_RIGHT - width, self._y - 6, end, self._small, _FAINT, 200)
+        self._y += 18
 
     def columns(self, heights: list[float], size: int, top: str) -> None:
         """Draw upright columns of these relative heights; ``top`` labels a full one."""
@@ -172,3 +291,7 @@ class _Page:
             keep -= 1
             shown = f"{text[: keep // 2]}…{text[-(keep - keep // 2) :]}"
         self._draw.text((x, y), shown, fill=colour, font=font)
+
+
+def _inside(share: float) -> float:
+    return max(0.0, min(share, 1.0))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .host import Host
+from .host import DeviceUse, Gpu, Host, ResidentModel
+from .monitor import Monitor
 from .pool import ModelPool, PooledModel
 
 
@@ -25,62 +26,88 @@ def unload(host: Host, pool: ModelPool, ids: Sequence[str], vram_only: bool) -> 
     Raises:
         HostBusy: a prompt is running.
     """
+    before = _ram_of(host, ids)  # what leaves video memory may rest in RAM in between
     freed = sum(host.unload(ids).values())
-    before = _ram_of(host, ids)
     if not vram_only:
         wanted = set(ids)
         pool.release([m.key for m in pool.models() if wanted.intersection(m.ids)], "somebody unloaded it")
     left = _ram_of(host, ids)
-    return UnloadResult(freed, before - left, left)
+    return UnloadResult(freed, max(0, before - left), left)
 
 
 def _ram_of(host: Host, ids: Sequence[str]) -> int:
     return sum(model.ram_bytes for model in host.resident() if model.id in ids)
 
 
-def memory_report(host: Host, pool: ModelPool | None = None) -> dict[str, Any]:
-    """Return video memory per device, RAM, this process, and every model in memory. Bytes.
+def memory_report(
+    host: Host,
+    pool: ModelPool | None = None,
+    monitor: Monitor | None = None,
+    history_seconds: float = 300.0,
+) -> dict[str, Any]:
+    """Return video memory per device, RAM, this process, every model, and the time until now. Bytes.
 
-    ``models_bytes`` of a device is what the listed models hold there; ``mapped_bytes`` is the part
-    of the process that maps files, which the system takes back when it needs room (None where the
-    platform does not tell).
+    ``models_bytes`` of a device is what the listed models hold there, ``torch_bytes`` what PyTorch has
+    taken there in this process, ``others_bytes`` what other processes hold. ``mapped_bytes`` of ``ram``
+    is the part of the process that maps files, which the system takes back when it needs room. None
+    stands where the platform does not tell. ``history``, ``warning`` and ``post_mortem`` are the
+    monitor's (see :meth:`Monitor.facts`), None without one.
     """
     system = host.system()
     process = host.memory()
     pooled = {id: model for model in (pool.models() if pool else []) for id in model.ids}
-    models = [model.to_dict() | _pool_facts(pooled.get(model.id)) for model in host.resident()]
-    devices = [
-        {
-            "name": gpu.name,
-            "backend": gpu.backend,
-            "total_bytes": gpu.total_bytes,
-            "free_bytes": gpu.free_bytes,
-            "models_bytes": sum(m["loaded_bytes"] for m in models if _on(m["device"], gpu.backend, index)),
-        }
-        for index, gpu in enumerate(system.gpus)
-    ]
+    models = [_model_facts(model, pooled.get(model.id)) for model in host.resident()]
+    uses = host.device_use()
     mapped = process.mapped_bytes
+    past = {"history": None, "warning": None, "post_mortem": None}
     return {
         "host": system.host,
-        "devices": devices,
+        "devices": [_device_facts(gpu, index, models, uses) for index, gpu in enumerate(system.gpus)],
         "ram": {
             "total_bytes": system.total_ram_bytes,
             "available_bytes": system.available_ram_bytes,
+            "headroom_bytes": host.ram_headroom(),
             "process_bytes": process.rss_bytes,
             "mapped_bytes": mapped,
             "anonymous_bytes": None if mapped is None else process.rss_bytes - mapped,
         },
         "models": models,
+        **(monitor.facts(history_seconds) if monitor else past),
     }
 
 
+def _device_facts(
+    gpu: Gpu, index: int, models: Sequence[Mapping[str, Any]], uses: Sequence[DeviceUse]
+) -> dict[str, Any]:
+    use = next((use for use in uses if _on(use.device, gpu.backend, index)), None)
+    return {
+        "device": use.device if use else None,
+        "name": gpu.name,
+        "backend": gpu.backend,
+        "total_bytes": gpu.total_bytes,
+        "free_bytes": gpu.free_bytes,
+        "models_bytes": sum(m["loaded_bytes"] for m in models if _on(m["device"], gpu.backend, index)),
+        "torch_bytes": use.torch_bytes if use else None,
+        "others_bytes": use.others_bytes if use else None,
+    }
+
+
+def _model_facts(model: ResidentModel, pooled: PooledModel | None) -> dict[str, Any]:
+    """Return where a model is; what a dynamic one has neither on the device nor in RAM is in its file."""
+    elsewhere = model.size_bytes - model.loaded_bytes - model.ram_bytes
+    in_file = max(0, elsewhere) if model.kind == "dynamic" else 0
+    return {**model.to_dict(), "file_bytes": in_file, **_pool_facts(pooled)}
+
+
 def _pool_facts(model: PooledModel | None) -> dict[str, Any]:
-    """Return what the pool knows of a model; all None for one that it does not have."""
+    """Return what the pool knows of a model, as little as that is for one that it does not have."""
     if model is None:
-        return {"pooled": False, "pinned": False, "held": None, "idle_seconds": None, "expires_in": None}
+        unknown = {"held": None, "idle_seconds": None, "expires_in": None}
+        return {"pooled": False, "pinned": False, "busy": False, **unknown}
     return {
         "pooled": True,
         "pinned": model.pinned,
+        "busy": model.busy,
         "held": model.held,
         "idle_seconds": round(model.idle_seconds, 1),
         "expires_in": None if model.expires_in is None else round(model.expires_in, 1),

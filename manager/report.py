@@ -107,9 +107,13 @@ def render_load(details: Mapping[str, Any]) -> str:
     lines.append(
         f"{_INDENT}In memory: {format_bytes(details['loaded_bytes'])}{dtype}{asked}, for {details['device']}"
     )
+    if details["attention"] != "default":
+        lines.append(f"{_INDENT}Attention: {details['attention']}, for this node's MODEL alone")
+    if details["keep_alive"] is not None:
+        lines.append(f"{_INDENT}Keep alive: {one_line(str(details['keep_alive']))}")
     for output, words in details.get("unfilled", {}).items():
         lines.append(_INDENT + f"{output}: not in this file; {words}")
-    lines += [_INDENT + f"Note: {note}" for note in details["notes"]]
+    lines += [_INDENT + one_line(f"Note: {note}") for note in details["notes"]]
     lines += finding_lines(details["findings"])
     return "\n".join(lines)
 
@@ -119,15 +123,13 @@ def render_memory(details: Mapping[str, Any]) -> str:
     ram = details["ram"]
     used = ram["total_bytes"] - ram["available_bytes"]
     lines = [f"Memory on {details['host']}"]
+    if details["warning"]:
+        lines.append(_INDENT + one_line(f"Warning: {details['warning']['message']}"))
     if not details["devices"]:
         lines.append(_INDENT + "VRAM: no GPU is used; models run on the CPU, in RAM")
     for device in details["devices"]:
-        total, free = device["total_bytes"], device["free_bytes"]
-        state = "use unknown" if free is None else f"{format_bytes(total - free)} in use"
-        lines.append(
-            f"{_INDENT}{device['name']}: {format_bytes(total)} of VRAM, {state}, "
-            f"{format_bytes(device['models_bytes'])} by models"
-        )
+        which = f"{device['device']}, " if len(details["devices"]) > 1 and device["device"] else ""
+        lines.append(_INDENT + which + _device_words(device))
     lines.append(
         f"{_INDENT}RAM: {format_bytes(ram['total_bytes'])}, {format_bytes(used)} in use, "
         f"{format_bytes(ram['available_bytes'])} available"
@@ -139,14 +141,157 @@ def render_memory(details: Mapping[str, Any]) -> str:
             f"{format_bytes(ram['mapped_bytes'])} mapped files, which the system can take back)"
         )
     lines.append(process)
+    if details["history"]:
+        lines.append(_INDENT + _history_words(details["history"]))
     if not details["models"]:
         lines.append(_INDENT + "Models in memory: none")
     for model in details["models"]:
-        where = f"{format_bytes(model['ram_bytes'])} in RAM"
-        if model["device"] != "cpu":
-            where = f"{format_bytes(model['loaded_bytes'])} on {model['device']}, {where}"
-        lines.append(f"{_INDENT}{model['title']}: {where} ({model['kind']})")
+        lines.append(f"{_INDENT}{one_line(model['title'])}: {_where(model)} ({model['kind']})")
+        lines.append(2 * _INDENT + _how_long(model))
+    if details["post_mortem"]:
+        lines += [_INDENT + line for line in render_post_mortem(details["post_mortem"]).splitlines()]
     return "\n".join(lines)
+
+
+def render_post_mortem(facts: Mapping[str, Any]) -> str:
+    """Return the words of memory that ran out; see :func:`monitor.trouble.post_mortem`."""
+    when = f" {_duration(facts['seconds_ago'])} ago" if "seconds_ago" in facts else ""
+    where = f" at {facts['node_type']} (node {facts['node']})" if facts["node_type"] else ""
+    lines = [f"{facts['memory']} ran out{when}{one_line(where)}. Just before:"]
+    for device in facts["devices"]:
+        total, free, others = device["total_bytes"], device["free_bytes"], device["others_bytes"]
+        state = "use unknown" if free is None else f"{format_bytes(free)} free"
+        held = f", {format_bytes(others)} held by other programs" if others else ""
+        lines.append(f"{_INDENT}{device['name']}: {state} of {format_bytes(total)} of VRAM{held}")
+    available, total = facts["ram_available_bytes"], facts["ram_total_bytes"]
+    lines.append(f"{_INDENT}RAM: {format_bytes(available)} available of {format_bytes(total)}")
+    for model in facts["models"]:
+        why = ", pinned" if model["pinned"] else ", kept from an earlier prompt" if model["kept"] else ""
+        lines.append(f"{_INDENT}{one_line(model['title'])}: {_where(model)}{why}")
+    lines.append("What helps:")
+    lines += [_INDENT + one_line(remedy) for remedy in facts["remedies"]]
+    return "\n".join(lines)
+
+
+def _device_words(device: Mapping[str, Any]) -> str:
+    total, free = device["total_bytes"], device["free_bytes"]
+    parts = ["use unknown" if free is None else f"{format_bytes(total - free)} in use"]
+    parts.append(f"{format_bytes(device['models_bytes'])} by models")
+    if device["torch_bytes"] is not None:
+        parts.append(f"{format_bytes(device['torch_bytes'])} taken by PyTorch in all")
+    if device["others_bytes"] is not None:
+        parts.append(f"{format_bytes(device['others_bytes'])} by other programs")
+    return f"{device['name']}: {format_bytes(total)} of VRAM, {', '.join(parts)}"
+
+
+def _history_words(history: Mapping[str, Any]) -> str:
+    """Return the most that was in use, and at which node."""
+    if not history["samples"]:
+        return "Before now: nothing was recorded yet"
+    peaks = [f"{format_bytes(history['ram_peak_bytes'])} of RAM{_at(history['ram_peak_node'])}"]
+    for device in history["devices"]:
+        if device["peak_bytes"] is not None:
+            on = f" on {device['device']}" if len(history["devices"]) > 1 else ""
+            peaks.append(f"{format_bytes(device['peak_bytes'])} of VRAM{on}{_at(device['peak_node'])}")
+    return f"At most in the last {_duration(history['seconds'])}: {', '.join(peaks)}"
+
+
+def _at(node_type: str | None) -> str:
+    return f" (at {one_line(node_type)})" if node_type else ""
+
+
+def _where(model: Mapping[str, Any]) -> str:
+    """Return where a model's weights are."""
+    places = []
+    if model["device"] != "cpu":
+        places.append(f"{format_bytes(model['loaded_bytes'])} on {model['device']}")
+    places.append(f"{format_bytes(model['ram_bytes'])} in RAM")
+    if model.get("file_bytes"):
+        places.append(f"{format_bytes(model['file_bytes'])} read from its file when needed")
+    return ", ".join(places)
+
+
+def _how_long(model: Mapping[str, Any]) -> str:
+    """Return when a model was used last and when its memory comes back."""
+    if not model["pooled"]:
+        return "Not kept by Managed Models: ComfyUI decides when it goes"
+    if model["busy"]:
+        used = "In use by the running prompt"
+    else:
+        used = f"Last used {_duration(model['idle_seconds'])} ago"
+    if model["pinned"]:
+        stays = "pinned: it stays until it is unpinned"
+    elif model["expires_in"] is None:
+        stays = "it stays until it is unloaded"
+    elif model["expires_in"] > 0:
+        stays = f"it stays {_duration(model['expires_in'])} {'after that' if model['busy'] else 'more'}"
+    elif model["held"]:
+        stays = "its time is up"
+    else:
+        stays = "its time is up: it goes as soon as no prompt runs"
+    if model["held"] and not model["busy"] and not model["pinned"]:
+        stays += ". ComfyUI's cache of outputs has it too: RAM comes back when that lets go"
+    return f"{used}; {stays}"
+
+
+def _duration(seconds: float) -> str:
+    """Return a length of time in one or two units: ``8 s``, ``4 min 30 s``, ``1 h 5 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min" + (f" {rest} s" if rest else "")
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h" + (f" {minutes} min" if minutes else "")
+
+
+def memory_notices(details: Mapping[str, Any]) -> list[str]:
+    """Return what a person should know at once of a memory report: a shortage, and what came of one."""
+    warning, post_mortem = details["warning"], details["post_mortem"]
+    notices = [one_line(warning["message"])] if warning else []
+    if post_mortem:
+        lasting = {key: value for key, value in post_mortem.items() if key != "seconds_ago"}
+        notices.append(render_post_mortem(lasting))  # the same words whenever one looks
+    return notices
+
+
+def render_unload(details: Mapping[str, Any]) -> str:
+    """Return the words of an unload: what came back, and what stays and why."""
+    if not details["models"]:
+        return "No model was in memory."
+    who = details["title"] or f"{details['models']} model{'' if details['models'] == 1 else 's'}"
+    given = {"VRAM": details["freed_bytes"], "RAM": details["ram_bytes"]}
+    back = " and ".join(f"{format_bytes(size)} of {where}" for where, size in given.items() if size)
+    said = [f"{back} given back."] if back else []
+    if details["scheduled"]:
+        said.append("What is left goes as soon as the running prompt is done.")
+    elif details["vram_only"]:
+        said = said or ["Nothing was in VRAM."]
+    if details["still_in_ram_bytes"] and not details["scheduled"]:
+        said.append(f"{format_bytes(details['still_in_ram_bytes'])} stay in RAM{_why_it_stays(details)}.")
+    return one_line(f"{who}: {' '.join(said) or 'Nothing had to be given back.'}")
+
+
+def _why_it_stays(details: Mapping[str, Any]) -> str:
+    if details["vram_only"]:
+        return ", from where they come back quickly"
+    if details["title"] is None:
+        return ", because another extension or a script has them"
+    return (
+        " while ComfyUI's cache of results, or another extension, has the model; "
+        "freeing everything empties that cache"
+    )
+
+
+def render_pin(details: Mapping[str, Any]) -> str:
+    """Return the words of a pin that was set or taken away."""
+    title = one_line(details["title"])
+    if not details["pinned"]:
+        return f"{title} is not pinned any more: it goes when it has rested long enough."
+    if details["in_memory"]:
+        return f"{title} is pinned: it stays in memory until it is unpinned or unloaded."
+    return f"{title} is pinned: once it is loaded, it stays in memory."
 
 
 def render_system(info: Mapping[str, Any]) -> str:

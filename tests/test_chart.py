@@ -11,7 +11,9 @@ from PIL import Image
 
 BACK, TRACK = (24, 26, 30), (52, 56, 64)
 BLUE, ORANGE, GREEN, GREY = (86, 180, 233), (230, 159, 0), (0, 158, 115), (110, 116, 126)
+PURPLE, YELLOW, RED, PLOT = (204, 121, 167), (240, 228, 66), (213, 94, 0), (36, 39, 45)
 BAR_LEFT, BAR_RIGHT = 330, WIDTH - 260
+STRIP_LEFT, STRIP = 150, 56
 
 
 def quantization(**facts: Any) -> dict[str, Any]:
@@ -28,13 +30,22 @@ def quantization(**facts: Any) -> dict[str, Any]:
     return known | facts
 
 
-def device(total: int = 24, free: int | None = 6, models: int = 12, name: str = "Card") -> dict[str, Any]:
+def device(
+    total: int = 24,
+    free: int | None = 6,
+    models: int = 12,
+    name: str = "Card",
+    others: int | None = None,
+) -> dict[str, Any]:
     return {
+        "device": "cuda:0",
         "name": name,
         "backend": "cuda",
         "total_bytes": total * GB,
         "free_bytes": None if free is None else free * GB,
         "models_bytes": models * GB,
+        "torch_bytes": None,
+        "others_bytes": None if others is None else others * GB,
     }
 
 
@@ -56,11 +67,13 @@ def memory(**facts: Any) -> dict[str, Any]:
         "ram": {
             "total_bytes": 64 * GB,
             "available_bytes": 48 * GB,
+            "headroom_bytes": 8 * GB,
             "process_bytes": 8 * GB,
             "mapped_bytes": None,
             "anonymous_bytes": None,
         },
         "models": [model(20, 10, 4)],
+        "history": None,
     }
     return known | facts
 
@@ -73,7 +86,7 @@ def bars(picture: Image.Image) -> list[dict[tuple[int, int, int], float]]:
     for y in range(picture.height):
         row = picture.crop((BAR_LEFT, y, BAR_RIGHT + 1, y + 1)).getcolors(length) or []
         colours = {colour: count / length for count, colour in row}
-        whole = colours.keys() <= {TRACK, BLUE, ORANGE, GREEN, GREY}
+        whole = colours.keys() <= {TRACK, BLUE, ORANGE, GREEN, GREY, PURPLE}
         if whole and not inside:
             found.append({colour: share for colour, share in colours.items() if colour != TRACK})
         inside = whole
@@ -236,3 +249,121 @@ def test_long_names_of_cards_and_models_stay_clear_of_their_bars() -> None:
     rows = [y for y in range(picture.height) if picture.getpixel((BAR_LEFT + 1, y)) in (TRACK, BLUE, GREEN)]
     assert rows
     assert all(picture.getpixel((x, y)) == BACK for y in rows for x in range(BAR_LEFT - 12, BAR_LEFT))
+
+
+def test_what_other_programs_hold_is_told_apart_where_it_is_known() -> None:
+    found = bars(memory_chart(memory(devices=[device(total=24, free=6, models=12, others=2)])))
+    assert found[0] == {BLUE: share(12 / 24), ORANGE: share(4 / 24), PURPLE: share(2 / 24)}
+
+
+def test_other_programs_never_take_more_than_what_is_in_use() -> None:
+    found = bars(memory_chart(memory(devices=[device(total=24, free=6, models=17, others=5)])))
+    assert found[0] == {BLUE: share(17 / 24), PURPLE: share(1 / 24)}
+
+
+# How it went until now
+
+
+def history(cards: int = 1, ram: list[int] | None = None, vram: list[int | None] | None = None) -> Any:
+    ram = [16, 32, 32, 16] if ram is None else ram
+    vram = [6, 12, 12, None] if vram is None else vram
+    return {
+        "seconds": 300,
+        "samples": len(ram),
+        "ram_peak_bytes": max(ram, default=0) * GB,
+        "ram_peak_node": "KSampler",
+        "devices": [
+            {
+                "device": f"cuda:{i}",
+                "name": "Card",
+                "total_bytes": 24 * GB,
+                "peak_bytes": 12 * GB,
+                "peak_node": None,
+            }
+            for i in range(cards)
+        ],
+        "points": {
+            "seconds_ago": [300 - 75 * i for i in range(len(ram))],
+            "ram_bytes": [used * GB for used in ram],
+            "device_bytes": [[None if y is None else y * GB for y in vram]] * cards,
+            "busy": [False, True, True, False][: len(ram)],
+        },
+    }
+
+
+def strips(picture: Image.Image) -> list[Image.Image]:
+    """Return the picture of each line over time, from the top."""
+    column = [picture.getpixel((STRIP_LEFT, y)) for y in range(picture.height)]
+    axis = (150, 156, 166)
+    tops = [
+        y
+        for y in range(1, picture.height - STRIP)
+        if column[y - 1] != axis and all(pixel == axis for pixel in column[y : y + STRIP])
+    ]
+    return [picture.crop((STRIP_LEFT, top, BAR_RIGHT, top + STRIP + 1)) for top in tops]
+
+
+def height_at(strip: Image.Image, along: float) -> float:
+    """Return how high the line is there, 0 to 1."""
+    x = int(along * (strip.width - 1))
+    ys = [y for y in range(strip.height) if strip.getpixel((x, y)) == YELLOW]
+    return 1 - sum(ys) / len(ys) / STRIP
+
+
+def test_the_line_follows_memory_over_time() -> None:
+    (vram, ram) = strips(memory_chart(memory(history=history())))
+    assert height_at(ram, 0.02) == pytest.approx(0.27, abs=0.04)
+    assert height_at(ram, 0.35) == pytest.approx(0.5, abs=0.03)
+    assert height_at(vram, 0.35) == pytest.approx(0.5, abs=0.03)
+
+
+def test_where_use_is_unknown_the_line_breaks() -> None:
+    (vram, _) = strips(memory_chart(memory(history=history())))
+    right = vram.crop((int(vram.width * 0.8), 4, vram.width, vram.height - 4))
+    assert YELLOW not in {colour for _, colour in right.getcolors(10_000) or []}
+
+
+def test_the_limits_are_marked() -> None:
+    (vram, ram) = strips(memory_chart(memory(history=history())))
+    for strip, limit in ((vram, 1.0), (ram, 1 - 8 / 64)):
+        ys = {y for y in range(strip.height) if strip.getpixel((102, y)) == RED}
+        assert ys
+        assert 1 - min(ys) / STRIP == pytest.approx(limit, abs=0.04)
+
+
+def test_it_shows_when_a_prompt_ran() -> None:
+    (_, ram) = strips(memory_chart(memory(history=history())))
+    bottom = [ram.getpixel((x, ram.height - 1)) for x in range(1, ram.width)]
+    ran = [i / len(bottom) for i, pixel in enumerate(bottom) if pixel == GREEN]
+    assert ran
+    assert all(0.2 < x < 0.55 for x in ran)
+
+
+@pytest.mark.parametrize("cards", [0, 1, 4])
+def test_every_card_and_ram_get_a_line(cards: int) -> None:
+    picture = memory_chart(memory(devices=[device()] * cards, history=history(cards)))
+    assert len(strips(picture)) == cards + 1
+    assert len(bars(picture)) == cards + 2
+    assert is_dark(picture, (0, picture.height - 12, WIDTH, picture.height))
+    assert not is_dark(picture, (0, picture.height - 50, WIDTH, picture.height))
+    assert is_dark(picture, (WIDTH - 24, 0, WIDTH, picture.height))
+
+
+def test_one_moment_is_a_line_too() -> None:
+    (ram,) = strips(memory_chart(memory(devices=[], history=history(0, [32], []))))
+    assert height_at(ram, 0.5) == pytest.approx(0.5, abs=0.03)
+
+
+def test_before_anything_was_recorded_there_is_no_line() -> None:
+    picture = memory_chart(memory(history=history(0, [])))
+    assert strips(picture) == []
+    assert picture.height > memory_chart(memory()).height
+
+
+def test_lines_never_leave_their_plot() -> None:
+    """Shares above 1 and points before the window come from clocks and drivers that disagree."""
+    wild = history(1, [100, 0, 100], [48, None, 0])
+    wild["points"]["seconds_ago"] = [400, 100, -5]
+    picture = memory_chart(memory(history=wild))
+    assert len(strips(picture)) == 2
+    assert is_dark(picture, (WIDTH - 24, 0, WIDTH, picture.height))

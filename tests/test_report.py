@@ -22,13 +22,17 @@ from managed_models.manager.identify import ModelIdentity
 from managed_models.manager.report import (
     finding_lines,
     identity_lines,
+    memory_notices,
     render_check,
     render_error,
     render_identity,
     render_load,
     render_memory,
+    render_pin,
+    render_post_mortem,
     render_quantize,
     render_system,
+    render_unload,
     system_words,
 )
 from managed_models.manager.units import GB, MB
@@ -102,6 +106,9 @@ def load_details(**facts: Any) -> dict[str, Any]:
         "loaded_bytes": 2 * GB,
         "dtype": "fp8_e4m3fn, scaled",
         "device": "cuda:0",
+        "attention": "default",
+        "shared": False,
+        "keep_alive": "5m",
         "weight_dtype": "fp16",
         "unfilled": {"CLIP": "use 'Load CLIP'"},
         "notes": ["weight_dtype fp16 is left aside."],
@@ -116,23 +123,30 @@ def memory_details(**facts: Any) -> dict[str, Any]:
         "host": "ComfyUI 0.33.0",
         "devices": [
             {
+                "device": "cuda:0",
                 "name": "NVIDIA GeForce RTX 4090",
                 "backend": "cuda",
                 "total_bytes": 24 * GB,
                 "free_bytes": 6 * GB,
                 "models_bytes": 14 * GB,
+                "torch_bytes": 16 * GB,
+                "others_bytes": 1 * GB,
             },
             {
+                "device": None,
                 "name": "Arc",
                 "backend": "xpu",
                 "total_bytes": 16 * GB,
                 "free_bytes": None,
                 "models_bytes": 0,
+                "torch_bytes": None,
+                "others_bytes": None,
             },
         ],
         "ram": {
             "total_bytes": 64 * GB,
             "available_bytes": 24 * GB,
+            "headroom_bytes": 6 * GB,
             "process_bytes": 20 * GB,
             "mapped_bytes": 15 * GB,
             "anonymous_bytes": 5 * GB,
@@ -147,6 +161,8 @@ def memory_details(**facts: Any) -> dict[str, Any]:
                 "loaded_bytes": 14 * GB,
                 "ram_bytes": 512 * MB,
                 "kind": "dynamic",
+                "file_bytes": 256 * MB,
+                **kept(idle_seconds=12.4, expires_in=287.6),
             },
             {
                 "id": "2",
@@ -157,10 +173,46 @@ def memory_details(**facts: Any) -> dict[str, Any]:
                 "loaded_bytes": 0,
                 "ram_bytes": 22 * GB,
                 "kind": "static",
+                "file_bytes": 0,
+                **kept(pooled=False, held=None),
             },
         ],
+        "history": {
+            "seconds": 300,
+            "samples": 40,
+            "ram_peak_bytes": 50 * GB,
+            "ram_peak_node": "KSampler",
+            "devices": [
+                {"device": "cuda:0", "peak_bytes": 20 * GB, "peak_node": None},
+                {"device": "xpu:0", "peak_bytes": None, "peak_node": None},
+            ],
+        },
+        "warning": None,
+        "post_mortem": None,
     }
     return known | facts
+
+
+def kept(**facts: Any) -> dict[str, Any]:
+    """What the pool knows of a model."""
+    known = {"pooled": True, "pinned": False, "busy": False, "held": False}
+    return known | {"idle_seconds": None, "expires_in": None} | facts
+
+
+POST_MORTEM: dict[str, Any] = {
+    "memory": "RAM",
+    "node": "7",
+    "node_type": "VAEDecode",
+    "seconds_ago": 65.2,
+    "devices": [{"name": "Arc", "total_bytes": 16 * GB, "free_bytes": None, "others_bytes": None}],
+    "ram_available_bytes": GB,
+    "ram_total_bytes": 32 * GB,
+    "models": [
+        {"title": "wan", "device": "cpu", "ram_bytes": GB, "pinned": True, "kept": True},
+        {"title": "flux", "device": "cpu", "ram_bytes": GB, "pinned": False, "kept": True},
+    ],
+    "remedies": ["Use less."],
+}
 
 
 def identity_details(**facts: Any) -> dict[str, Any]:
@@ -284,6 +336,7 @@ def test_the_words_of_a_load() -> None:
         "  Recognised by: ComfyUI 0.33.0\n"
         "  Version: 1.5.0\n"
         "  In memory: 2.0 GB as fp8_e4m3fn, scaled (weight_dtype fp16), for cuda:0\n"
+        "  Keep alive: 5m\n"
         "  CLIP: not in this file; use 'Load CLIP'\n"
         "  Note: weight_dtype fp16 is left aside.\n"
         "  Note: Its fp8_e4m3 weights are used without fp8 arithmetic here: NVIDIA cards have it from "
@@ -292,27 +345,110 @@ def test_the_words_of_a_load() -> None:
     )
 
 
+def test_a_load_that_read_nothing_says_so_and_how_attention_is_computed() -> None:
+    details = load_details(shared=True, attention="sub_quad", keep_alive=None, unfilled={}, findings=[])
+    assert render_load(details).splitlines()[0] == (
+        "sd15.safetensors is in memory already and is shared: nothing was read."
+    )
+    assert render_load(details).splitlines()[-2:] == [
+        "  Attention: sub_quad, for this node's MODEL alone",
+        "  Note: weight_dtype fp16 is left aside.",
+    ]
+
+
 def test_the_words_of_memory() -> None:
     assert render_memory(memory_details()) == (
         "Memory on ComfyUI 0.33.0\n"
-        "  NVIDIA GeForce RTX 4090: 24.0 GB of VRAM, 18.0 GB in use, 14.0 GB by models\n"
+        "  cuda:0, NVIDIA GeForce RTX 4090: 24.0 GB of VRAM, 18.0 GB in use, 14.0 GB by models, "
+        "16.0 GB taken by PyTorch in all, 1.0 GB by other programs\n"
         "  Arc: 16.0 GB of VRAM, use unknown, 0 bytes by models\n"
         "  RAM: 64.0 GB, 40.0 GB in use, 24.0 GB available\n"
         "  This process: 20.0 GB (5.0 GB its own, 15.0 GB mapped files, which the system can take back)\n"
-        "  wan: 14.0 GB on cuda:0, 512 MB in RAM (dynamic)\n"
-        "  flux: 22.0 GB in RAM (static)"
+        "  At most in the last 5 min: 50.0 GB of RAM (at KSampler), 20.0 GB of VRAM on cuda:0\n"
+        "  wan: 14.0 GB on cuda:0, 512 MB in RAM, 256 MB read from its file when needed (dynamic)\n"
+        "    Last used 12 s ago; it stays 4 min 48 s more\n"
+        "  flux: 22.0 GB in RAM (static)\n"
+        "    Not kept by Managed Models: ComfyUI decides when it goes"
     )
 
 
 def test_the_words_of_memory_on_a_machine_without_cards_models_or_answers() -> None:
     ram = memory_details()["ram"] | {"mapped_bytes": None, "anonymous_bytes": None}
-    assert render_memory(memory_details(devices=[], models=[], ram=ram)) == (
+    assert render_memory(memory_details(devices=[], models=[], ram=ram, history=None)) == (
         "Memory on ComfyUI 0.33.0\n"
         "  VRAM: no GPU is used; models run on the CPU, in RAM\n"
         "  RAM: 64.0 GB, 40.0 GB in use, 24.0 GB available\n"
         "  This process: 20.0 GB\n"
         "  Models in memory: none"
     )
+
+
+def test_one_card_needs_no_name_before_its_name() -> None:
+    details = memory_details()
+    history = details["history"] | {"devices": details["history"]["devices"][:1]}
+    words = render_memory(memory_details(devices=details["devices"][:1], history=history))
+    assert "\n  NVIDIA GeForce RTX 4090: 24.0 GB of VRAM" in words
+    assert "20.0 GB of VRAM\n" in words
+
+
+def test_before_anything_was_recorded() -> None:
+    words = render_memory(memory_details(history={"samples": 0}))
+    assert "\n  Before now: nothing was recorded yet\n" in words
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (
+            kept(busy=True, idle_seconds=0, expires_in=300),
+            "In use by the running prompt; it stays 5 min after that",
+        ),
+        (kept(idle_seconds=3900, expires_in=None), "Last used 1 h 5 min ago; it stays until it is unloaded"),
+        (kept(idle_seconds=7200, expires_in=30), "Last used 2 h ago; it stays 30 s more"),
+        (
+            kept(pinned=True, held=True, idle_seconds=1),
+            "Last used 1 s ago; pinned: it stays until it is unpinned",
+        ),
+        (
+            kept(idle_seconds=400, expires_in=0),
+            "Last used 6 min 40 s ago; its time is up: it goes as soon as no prompt runs",
+        ),
+        (
+            kept(held=True, idle_seconds=400, expires_in=0),
+            "Last used 6 min 40 s ago; its time is up. ComfyUI's cache of outputs has it too: "
+            "RAM comes back when that lets go",
+        ),
+        (
+            kept(held=True, idle_seconds=1, expires_in=1),
+            "Last used 1 s ago; it stays 1 s more. ComfyUI's cache of outputs has it too: "
+            "RAM comes back when that lets go",
+        ),
+    ],
+)
+def test_how_long_a_model_stays(facts: dict[str, Any], words: str) -> None:
+    model = memory_details()["models"][1] | facts
+    assert render_memory(memory_details(models=[model])).splitlines()[-1] == "    " + words
+
+
+def test_warnings_and_post_mortems_are_part_of_the_words() -> None:
+    words = render_memory(memory_details(warning={"message": "RAM is short."}, post_mortem=POST_MORTEM))
+    lines = words.splitlines()
+    assert lines[1] == "  Warning: RAM is short."
+    assert lines[-7:] == [
+        "  RAM ran out 1 min 5 s ago at VAEDecode (node 7). Just before:",
+        "    Arc: use unknown of 16.0 GB of VRAM",
+        "    RAM: 1.0 GB available of 32.0 GB",
+        "    wan: 1.0 GB in RAM, pinned",
+        "    flux: 1.0 GB in RAM, kept from an earlier prompt",
+        "  What helps:",
+        "    Use less.",
+    ]
+
+
+def test_a_post_mortem_without_a_node() -> None:
+    facts = {**POST_MORTEM, "node": None, "node_type": None}
+    del facts["seconds_ago"]
+    assert render_post_mortem(facts).startswith("RAM ran out. Just before:\n")
 
 
 def test_the_words_of_a_system() -> None:
@@ -341,7 +477,7 @@ def test_the_words_of_an_error() -> None:
         (render_identity, identity_details()),
         (render_quantize, quantize_details()),
         (render_load, load_details()),
-        (render_memory, memory_details()),
+        (render_memory, memory_details(post_mortem=POST_MORTEM)),
         (render_system, SYSTEM),
     ],
 )
@@ -443,7 +579,7 @@ def test_findings_are_ordered_by_severity_and_keep_their_order_within_one() -> N
 
 # Every figure has a unit
 
-_UNIT = re.compile(r" ?(GB|MB|KB|bytes|s|%)\b|%|[BMK]? parameters| (layers?|linear|of \d+ linear)")
+_UNIT = re.compile(r" ?(GB|MB|KB|bytes|s|min|h|%)\b|%|[BMK]? parameters| (layers?|linear|of \d+ linear)")
 
 
 def _bare_figures(text: str) -> list[str]:
@@ -466,7 +602,15 @@ def test_every_figure_of_memory_has_a_unit(
     details = memory_details(
         host="this machine",
         devices=[
-            {"name": "Card", "backend": "cuda", "total_bytes": t, "free_bytes": f, "models_bytes": model}
+            {
+                "device": "cuda:0",
+                "name": "Card",
+                "total_bytes": t,
+                "free_bytes": f,
+                "models_bytes": model,
+                "torch_bytes": process,
+                "others_bytes": mapped,
+            }
             for t, f in ((total, available), (available, None))
         ],
         ram={
@@ -477,7 +621,15 @@ def test_every_figure_of_memory_has_a_unit(
             "anonymous_bytes": None if mapped is None else process - mapped,
         },
         models=[
-            {"title": "wan", "device": d, "loaded_bytes": model, "ram_bytes": process, "kind": "static"}
+            {
+                "title": "wan",
+                "device": d,
+                "loaded_bytes": model,
+                "ram_bytes": process,
+                "file_bytes": model,
+                "kind": "static",
+                **kept(idle_seconds=total % 10**6, expires_in=process % 10**6),
+            }
             for d in ("cuda:0", "cpu")
         ],
     )
@@ -520,3 +672,72 @@ def test_every_figure_of_a_check_has_a_unit(vram: float, ram: float, size: int, 
 @pytest.mark.parametrize("text", ["It has 12.0 of it", "VRAM: 5", "7 free"])
 def test_a_figure_without_a_unit_would_be_noticed(text: str) -> None:
     assert len(_bare_figures(text)) == 1
+
+
+# Unloading and pinning
+
+
+def unload_words(**facts: Any) -> str:
+    details = {
+        "title": "wan",
+        "models": 1,
+        "freed_bytes": 0,
+        "ram_bytes": 0,
+        "still_in_ram_bytes": 0,
+        "scheduled": False,
+        "vram_only": False,
+    }
+    return render_unload(details | facts)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"models": 0, "title": None}, "No model was in memory."),
+        ({"freed_bytes": 2 * GB, "ram_bytes": GB}, "wan: 2.0 GB of VRAM and 1.0 GB of RAM given back."),
+        ({"ram_bytes": GB, "title": None}, "1 model: 1.0 GB of RAM given back."),
+        ({"ram_bytes": GB, "title": None, "models": 3}, "3 models: 1.0 GB of RAM given back."),
+        ({}, "wan: Nothing had to be given back."),
+        ({"vram_only": True}, "wan: Nothing was in VRAM."),
+        (
+            {"vram_only": True, "freed_bytes": GB, "still_in_ram_bytes": 2 * GB},
+            "wan: 1.0 GB of VRAM given back. 2.0 GB stay in RAM, from where they come back quickly.",
+        ),
+        (
+            {"freed_bytes": GB, "still_in_ram_bytes": 2 * GB},
+            "wan: 1.0 GB of VRAM given back. 2.0 GB stay in RAM while ComfyUI's cache of results, or another "
+            "extension, has the model; freeing everything empties that cache.",
+        ),
+        (
+            {"title": None, "models": 2, "ram_bytes": GB, "still_in_ram_bytes": 2 * GB},
+            "2 models: 1.0 GB of RAM given back. 2.0 GB stay in RAM, because another extension or a script "
+            "has them.",
+        ),
+        (
+            {"title": None, "models": 2, "still_in_ram_bytes": 2 * GB, "scheduled": True},
+            "2 models: What is left goes as soon as the running prompt is done.",
+        ),
+    ],
+)
+def test_an_unload_says_what_came_back_and_what_stays(facts: dict[str, Any], words: str) -> None:
+    assert unload_words(**facts) == words
+
+
+def test_a_pin_says_what_it_does() -> None:
+    facts = {"title": "wan\n", "pinned": True, "in_memory": True}
+    assert render_pin(facts) == "wan  is pinned: it stays in memory until it is unpinned or unloaded."
+    assert "once it is loaded" in render_pin(facts | {"in_memory": False})
+    assert "is not pinned any more" in render_pin(facts | {"pinned": False})
+
+
+def test_notices_are_the_shortage_and_what_came_of_it() -> None:
+    details = memory_details()
+    assert memory_notices(details) == []
+    short = {"message": "RAM is nearly\nused up.", "time": 1.0, "seconds_ago": 5.0}
+    assert memory_notices(details | {"warning": short}) == ["RAM is nearly used up."]
+    told = [
+        memory_notices(details | {"warning": short, "post_mortem": POST_MORTEM | {"seconds_ago": seconds}})
+        for seconds in (1.0, 90.0)
+    ]
+    assert told[0] == told[1]  # what is said already is not said again
+    assert told[0][1].startswith("RAM ran out at ")

@@ -16,7 +16,7 @@ from sqlalchemy import (
 )
 
 # The newest migration: a database at this revision is used without importing Alembic.
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData()
 
@@ -51,4 +51,25 @@ files = Table(
     Column("identity", JSON, nullable=False),
     Column("sha256", Text),
     Column("seen_at", Float, nullable=False),
+)
+
+# The most memory that prompts took which sampled with a file, by everything that changes it.
+PEAK_KEY = ("path", "size", "mtime_ns", "options", "shape", "device", "comfyui_version", "torch_version")
+peaks = Table(
+    "peaks",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("options", Text, nullable=False),
+    Column("shape", Text, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("comfyui_version", Text, nullable=False),
+    Column("torch_version", Text, nullable=False),
+    Column("vram_bytes", BigInteger),
+    Column("ram_bytes", BigInteger),
+    Column("count", Integer, nullable=False),
+    Column("seen_at", Float, nullable=False),
+    UniqueConstraint(*PEAK_KEY, name="uq_peaks_key"),
 )

@@ -12,6 +12,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from managed_models.manager.files import FileIdentity
 from managed_models.manager.registry import Registry, database, schema
 from managed_models.manager.registry.database import open_database
 from sqlalchemy import Engine, inspect
@@ -104,3 +105,23 @@ print(Registry({url!r}).names(), "alembic" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] False"
+
+
+def test_a_database_of_the_first_version_is_brought_up_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.sqlite"
+    with monkeypatch.context() as patch:
+        first = SCRIPTS.get_base()
+        everything = ScriptDirectory._upgrade_revs
+        patch.setattr(ScriptDirectory, "_upgrade_revs", lambda self, _, at: everything(self, first, at))
+        open_database(f"sqlite:///{path}").dispose()
+    writer = sqlite3.connect(path)
+    assert writer.execute("SELECT version_num FROM alembic_version").fetchone() == (first,)
+    writer.execute("INSERT INTO models (name, active_version) VALUES ('x', '1')")
+    writer.commit()
+    writer.close()
+    registry = Registry(f"sqlite:///{path}")
+    assert registry.names() == ["x"]
+    assert registry.peaks(FileIdentity(path, 1, 1)) == []
+    registry.close()

@@ -11,16 +11,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from managed_models.manager.config import IN_MEMORY, registry_url
 from managed_models.manager.errors import BadInput, FileError, ManagedModelsError
 from managed_models.manager.files import FileIdentity
 from managed_models.manager.model import ModelInfo, ModelType, QuantizationType
-from managed_models.manager.registry import Registry
+from managed_models.manager.registry import Peak, PeakKey, Registry
 from managed_models.manager.registry.database import database_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -442,7 +445,7 @@ module = sys.modules["managed_models"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 from pathlib import Path
 from managed_models.manager.model import ModelInfo, ModelType
-from managed_models.manager.registry import Registry
+from managed_models.manager.registry import Peak, PeakKey, Registry
 """
 
 
@@ -647,3 +650,50 @@ def test_what_is_kept_is_plain_json(path: Path) -> None:
     (text,) = connection.execute("SELECT info FROM versions").fetchone()
     connection.close()
     assert ModelInfo.from_dict(json.loads(text)) == info(tags=["é"])
+
+
+# What prompts took
+
+WAN = FileIdentity(Path("/models/wan.safetensors"), 10, 20)
+KEY = PeakKey(WAN, "static, 10 bytes", "1x16x21x60x104", "RTX 3060", "0.33.0", "2.11.0")
+
+
+def test_peaks_come_back(registry: Registry) -> None:
+    assert registry.peaks(WAN) == []
+    registry.put_peak(KEY, 9 * 2**30, 2**40)
+    (peak,) = registry.peaks(WAN)
+    assert peak == Peak(KEY, 9 * 2**30, 2**40, 1, peak.seen_at)
+    assert peak.seen_at > 0
+
+
+@given(seen=st.lists(st.tuples(*[st.one_of(st.none(), st.integers(0, 2**50))] * 2), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=30)
+def test_the_most_of_all_is_kept(seen: list[tuple[int | None, int | None]]) -> None:
+    registry = Registry()
+    for vram, ram in seen:
+        registry.put_peak(KEY, vram, ram)
+    (peak,) = registry.peaks(WAN)
+    for found, values in ((peak.vram_bytes, [v for v, _ in seen]), (peak.ram_bytes, [r for _, r in seen])):
+        assert found == max((value for value in values if value is not None), default=None)
+    assert peak.count == len(seen)
+    registry.close()
+
+
+@pytest.mark.parametrize("part", ["options", "shape", "device", "comfyui_version", "torch_version"])
+def test_peaks_of_another_kind_are_kept_apart(registry: Registry, part: str) -> None:
+    other = replace(KEY, **{part: "another"})
+    registry.put_peak(KEY, 1, 1)
+    registry.put_peak(other, 2, 2)
+    assert {(p.key, p.vram_bytes) for p in registry.peaks(WAN)} == {(KEY, 1), (other, 2)}
+    assert registry.peaks(WAN)[0].key == other, "the last seen comes first"
+
+
+def test_a_file_that_changed_loses_its_peaks(registry: Registry) -> None:
+    changed, flux = replace(WAN, mtime_ns=21), replace(WAN, path=Path("/models/flux.safetensors"))
+    registry.put_peak(KEY, 1, 1)
+    registry.put_peak(replace(KEY, file=flux), 1, 1)
+    assert registry.peaks(changed) == []
+    registry.put_peak(replace(KEY, file=changed), 2, 2)
+    assert registry.peaks(WAN) == []
+    assert [p.vram_bytes for p in registry.peaks(changed)] == [2]
+    assert len(registry.peaks(flux)) == 1
