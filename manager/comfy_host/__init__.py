@@ -6,17 +6,21 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
+
+import comfy.model_management
 
 from ..background import BackgroundWriter
-from ..config import ModelManagerConfig, registry_url
+from ..config import registry_url
 from ..formats.safetensors import Header
-from ..hardware import process_memory, ram
+from ..hardware import process_memory, ram, trim_heap
 from ..host import (
     DeviceUse,
     LoadedParts,
     LoadRequest,
     ModelFolder,
     ProcessMemory,
+    PromptOutcome,
     Ram,
     ResidentModel,
     RunningPrompt,
@@ -24,9 +28,12 @@ from ..host import (
 )
 from ..identify import Detection
 from ..manager import AdvancedModelManager
+from ..model import ModelType
 from ..registry import Registry
-from . import detect, folders, load, queue, system
-from .memory import ResidentModels, patchers_of, share
+from . import attention, detect, folders, history, load, queue, settings, system, training
+from .memory import ResidentModels, patchers_of, share, take_over
+from .residency import Residency
+from .sampling import Listener, announce_sampling
 
 
 class ComfyHost:
@@ -34,6 +41,7 @@ class ComfyHost:
 
     def __init__(self) -> None:
         self._resident = ResidentModels()
+        self.listener: Listener | None = None
         self._name = f"ComfyUI {system.comfyui_version()}"
 
     @property
@@ -60,8 +68,21 @@ class ComfyHost:
 
     def load(self, request: LoadRequest) -> LoadedParts:
         parts = load.load(request)
-        self._resident.record(request.path, patchers_of(parts))
+        if request.path.is_file():  # pixel_space is none
+            self._resident.record(request.path, patchers_of(parts))
+        self._announce(parts)
         return parts
+
+    def adopt(self, request: LoadRequest, parts: LoadedParts) -> LoadedParts:
+        """Return a base of ours over what a stock loader loaded, and become its parent."""
+        self._announce(parts)
+        base = take_over(parts)
+        self._resident.record(request.path, patchers_of(base))
+        return base
+
+    def _announce(self, parts: LoadedParts) -> None:
+        if parts.model is not None and self.listener is not None:
+            announce_sampling(parts.model, self._resident.ids([parts.model])[0], self.listener)
 
     def resident(self) -> Sequence[ResidentModel]:
         return self._resident.list()
@@ -81,8 +102,15 @@ class ComfyHost:
     def quiet(self) -> AbstractContextManager[None]:
         return queue.quiet_moment()
 
+    def give_back(self) -> None:
+        comfy.model_management.soft_empty_cache()
+        trim_heap()
+
     def running(self) -> RunningPrompt | None:
         return queue.running()
+
+    def outcome(self, prompt_id: str) -> PromptOutcome | None:
+        return history.outcome(prompt_id)
 
     def ram(self) -> Ram:
         return ram()
@@ -92,6 +120,18 @@ class ComfyHost:
 
     def devices(self) -> Sequence[str]:
         return system.devices()
+
+    def places(self, kind: ModelType) -> bool:
+        return load.obeys_device(kind)
+
+    def attentions(self) -> Sequence[str]:
+        return attention.names()
+
+    def with_attention(self, parts: LoadedParts, name: str) -> LoadedParts:
+        return attention.with_attention(parts, name)
+
+    def checkpoint_gradients(self, model: Any, enabled: bool) -> int:
+        return training.checkpoint_gradients(model, enabled)
 
     def device_use(self) -> Sequence[DeviceUse]:
         return system.device_use()
@@ -125,5 +165,11 @@ def get_manager() -> AdvancedModelManager:
 def _make_manager() -> AdvancedModelManager:
     url = registry_url(folders.user_folder() / "registry.sqlite")
     registry = Registry(url, fall_back=True)  # a broken registry must not stop a workflow
-    config = ModelManagerConfig(database_url=url)
-    return AdvancedModelManager(config, ComfyHost(), registry, BackgroundWriter().submit)
+    config = settings.config(url)
+    host = ComfyHost()
+    manager = AdvancedModelManager(config, host, registry, BackgroundWriter().submit)
+    residency = Residency(manager, host)
+    host.listener = Listener(residency.sampling_started, residency.sampling_ended)
+    manager.apply_sharing = residency.apply
+    manager.sharing = residency.start(config.share_stock_loaders)
+    return manager

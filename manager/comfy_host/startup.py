@@ -13,6 +13,7 @@ import nodes
 
 from ..routes import add_routes as add_routes_to
 from . import get_manager
+from .residency import notice_free_requests
 
 log = logging.getLogger("managed_models.startup")
 
@@ -23,6 +24,16 @@ _WEB = Path(__file__).resolve().parents[2] / "web"
 def add_routes() -> None:
     """Add the panel's routes to ComfyUI's server."""
     add_routes_to(PromptServer.instance.routes, get_manager)
+
+
+def begin_with_the_server() -> None:
+    """Make the manager when the server starts, so that stock workflows share models from the first on."""
+    notice_free_requests(get_manager)
+
+    async def begin(_: object) -> None:
+        get_manager()
+
+    PromptServer.instance.app.on_startup.append(begin)
 
 
 def serve_page_from_any_folder() -> None:
