@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ from typing import Any
 from .cleanup import CleanupTask
 from .compatibility import CompatibilityReport, ModelCompatibilityChecker
 from .config import ModelManagerConfig, parse_duration
-from .errors import BadInput, ManagedModelsError, ModelNotFound, NotAvailable
+from .errors import BadInput, HostBusy, ManagedModelsError, ModelNotFound, NotAvailable
 from .files import find_stale_temporaries
 from .host import DEFAULT, Host, LoadedParts, ModelFile
 from .integrity import verify_file
@@ -20,14 +21,17 @@ from .loading import WARN, Loader
 from .local_host import LocalHost
 from .memory import UnloadResult, memory_report, unload
 from .model import FOLDER_TYPES, ModelInfo
+from .monitor import Monitor, loaded_as
 from .pool import Keeper, ModelPool
 from .quantize import Quantizer, QuantizeRequest
 from .registry import Registry
+from .sharing import NOT_HERE, Sharing
 from .units import GB
 from .versions import ModelVersionManager, newer_versions, parse_version
 
 log = logging.getLogger("managed_models.manager")
 _SWEEP_SECONDS = 3600.0
+CHANGEABLE = frozenset({"keep_alive", "max_ram_gb", "share_stock_loaders", "vram_reserve_gb"})
 
 
 class AdvancedModelManager:
@@ -64,13 +68,44 @@ class AdvancedModelManager:
         self.loader = Loader(self.host, self.library, self.checker, self.pool)
         self.quantizer = Quantizer(self.library.identity, self.host, lambda: self.host.system().layer_formats)
         self.keeper = Keeper(self.pool)
+        self.monitor = Monitor(
+            self.host,
+            self.pool,
+            self.registry,
+            defer,
+            self.config.monitor_interval_seconds,
+            lambda model: self.pool.options_of(model.id) or loaded_as(model),
+        )
         self._cleanup = CleanupTask(self._clean, self.config.cleanup_interval_seconds)
         self._next_sweep = 0.0
+        # ComfyUI's adapter puts its own in place.
+        self.apply_sharing: Callable[[str], Sharing] = lambda setting: NOT_HERE
+        self.sharing = NOT_HERE
+
+    def change_settings(self, **changes: Any) -> None:
+        """Change settings of memory while running: fields of the config by name.
+
+        Raises:
+            BadInput: no such setting can be changed, or not to that value; nothing was changed then.
+        """
+        unknown = sorted(changes.keys() - CHANGEABLE)
+        if unknown:
+            raise BadInput(
+                f"{unknown[0]} cannot be changed.", f"What can be: {', '.join(sorted(CHANGEABLE))}."
+            )
+        self.config = dataclasses.replace(self.config, **changes)
+        self.pool.configure(
+            parse_duration(self.config.keep_alive),
+            _bytes(self.config.max_ram_gb),
+            _bytes(self.config.vram_reserve_gb),
+        )
+        self.sharing = self.apply_sharing(self.config.share_stock_loaders)
 
     def close(self) -> None:
         """Stop the cleanup task and give the registry's file back."""
         self.stop_cleanup_task()
         self.keeper.stop()
+        self.monitor.stop()
         self.registry.close()
 
     # What people say about models
@@ -206,6 +241,7 @@ class AdvancedModelManager:
         version: str = "",
         keep_alive: str | None = None,
         device: str = DEFAULT,
+        attention: str = DEFAULT,
     ) -> LoadedParts:
         """Load a registered model, a file of the model folders, or a path; or share what is loaded.
 
@@ -214,8 +250,26 @@ class AdvancedModelManager:
         """
         path = self.library.find_path(name, version)
         return self.loader.load(
-            name, path, weight_dtype, on_misfit, keep_alive=keep_alive, device=device
+            name, path, weight_dtype, on_misfit, keep_alive=keep_alive, device=device, attention=attention
         ).parts
+
+    def enable_gradient_checkpointing(self, model: Any, enabled: bool = True) -> int:
+        """Let a model train in less memory: it computes its blocks again instead of keeping their results.
+
+        What it computes stays the same. Concerns every handle on these weights, until it is turned off.
+
+        Args:
+            model: a MODEL, or what :meth:`load_model` returned.
+
+        Returns:
+            How many blocks were changed.
+
+        Raises:
+            HostRequired, NotAvailable: see :meth:`Host.checkpoint_gradients`.
+        """
+        return self.host.checkpoint_gradients(
+            model.model if isinstance(model, LoadedParts) else model, enabled
+        )
 
     def unload_model(self, name: str, vram_only: bool = False) -> bool:
         """Take a model out of memory; False when it is not there.
@@ -243,8 +297,11 @@ class AdvancedModelManager:
 
     def unload_all(self) -> None:
         """Let go of every model and every cached result, once the running prompt is done."""
+        try:
+            self.pool.release_all()
+        except HostBusy:
+            self.keeper.empty()
         self.host.unload_all()
-        self.keeper.empty()
 
     def pin_model(self, name: str, pinned: bool = True) -> None:
         """Keep a model in memory, once it is loaded, until it is unpinned or all memory is asked back.
@@ -254,9 +311,13 @@ class AdvancedModelManager:
         """
         self.pool.pin(self.library.find_path(name), pinned)
 
-    def get_memory_report(self) -> dict[str, Any]:
-        """Return what memory holds right now, in bytes; ``report.render_memory`` gives words."""
-        return memory_report(self.host, self.pool)
+    def get_memory_report(self, history_seconds: float = 300.0) -> dict[str, Any]:
+        """Return what memory holds now and held lately, in bytes; ``report.render_memory`` gives words.
+
+        Args:
+            history_seconds: how far to look back; an hour is kept.
+        """
+        return memory_report(self.host, self.pool, self.monitor, history_seconds)
 
     # Making and getting files
 

@@ -12,8 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,13 @@ from managed_models.manager.cli.app import app
 from managed_models.manager.config import registry_url
 from managed_models.manager.demo import layouts
 from managed_models.manager.demo.tiny import write_random_model
+from managed_models.manager.errors import HostBusy
+from managed_models.manager.host import RunningPrompt
+from managed_models.manager.local_host import LocalHost
 from managed_models.manager.registry import Registry
 from managed_models.manager.report import render_check, render_identity, render_memory
 from managed_models.manager.routes import add_routes
+from managed_models.manager.units import format_bytes
 from support.files import shapes_file
 from typer.testing import CliRunner
 
@@ -36,10 +40,12 @@ COMMANDS = [
     "check",
     "demo-model",
     "list",
+    "pin",
     "quantize",
     "report",
     "scan",
     "show",
+    "unload",
     "upgrade",
     "verify",
     "versions",
@@ -211,6 +217,9 @@ def test_every_command_can_answer_in_json(command: str) -> None:
         ["quantize", "only-one"],
         ["show", "a", "b"],
         ["report", "--server"],
+        ["unload", "a", "b"],
+        ["pin"],
+        ["pin", "--server", "http://127.0.0.1:1"],
     ],
 )
 def test_bad_usage_is_exit_code_2_and_goes_to_stderr(arguments: list[str]) -> None:
@@ -254,6 +263,11 @@ FAILURES = [
     (["upgrade", "nothing"], "model_not_found"),
     (["demo-model", "here", "--kind", "sdxl"], "bad_input"),
     (["report", "--server", "nonsense"], "bad_input"),
+    (["unload"], "host_required"),
+    (["unload", "wan", "--vram-only"], "host_required"),
+    (["unload", "--server", "nonsense"], "bad_input"),
+    (["pin", "wan"], "host_required"),
+    (["pin", "wan", "--off", "--server", "nonsense"], "bad_input"),
     (["list", "--comfyui", "nowhere"], "model_not_found"),
 ]
 
@@ -767,6 +781,123 @@ def test_a_running_comfyui_is_asked(models: Path, wan: Path) -> None:
         assert "There is no model 'nothing'" in error["message"]
 
 
+class BusyHost(LocalHost):
+    """The bare machine, on which a prompt may be running."""
+
+    busy = False
+
+    def quiet(self) -> AbstractContextManager[None]:
+        if self.busy:
+            raise HostBusy("A prompt is running.", "Try again when it is done.")
+        return super().quiet()
+
+    def unload(self, ids: Sequence[str]) -> Mapping[str, int]:
+        with self.quiet():
+            return super().unload(ids)
+
+    def running(self) -> RunningPrompt | None:
+        return RunningPrompt("prompt", None, None) if self.busy else None
+
+
+@contextmanager
+def holding(models: Path, *names: str) -> Iterator[tuple[str, AdvancedModelManager]]:
+    """Run a server that has these models in memory."""
+    manager = AdvancedModelManager(ModelManagerConfig(model_roots=[models]), BusyHost([models]))
+    for name in names:
+        manager.load_model(name)
+    table = web.RouteTableDef()
+    add_routes(table, lambda: manager)
+    with serving(table) as server:
+        yield server, manager
+    manager.close()
+
+
+@pytest.fixture
+def other(models: Path) -> Path:
+    path = models / "diffusion_models" / "other.safetensors"
+    write_random_model(path, WAN, seed=2)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["wan_bf16.safetensors", "diffusion_models/wan_bf16.safetensors", "wan_bf16", "wan"]
+)
+def test_unload_of_one_model_of_a_running_comfyui(models: Path, wan: Path, other: Path, name: str) -> None:
+    with holding(models, wan.name, other.name) as (server, manager):
+        manager.register_model(info(wan))
+        size = manager.get_memory_report()["models"][0]["size_bytes"]
+        assert good("unload", name, "--server", server) == {
+            "title": "wan_bf16",
+            "models": 1,
+            "freed_bytes": 0,
+            "ram_bytes": size,
+            "still_in_ram_bytes": 0,
+            "scheduled": False,
+            "vram_only": False,
+        }
+        assert [m["title"] for m in manager.get_memory_report()["models"]] == ["other"]
+        error = run("unload", name, "--server", server, "--json").error
+        assert (error["code"], error["details"]) == ("server_error", {"code": "model_not_found"})
+        assert f"{name} is not in memory" in error["message"]
+        words = run("unload", name, "--server", server)
+        assert (words.code, words.stdout) == (1, "")
+        assert words.stderr.startswith("Error: ")
+
+
+def test_unload_of_every_model_of_a_running_comfyui(models: Path, wan: Path, other: Path) -> None:
+    with holding(models, wan.name, other.name) as (server, manager):
+        size = sum(m["size_bytes"] for m in manager.get_memory_report()["models"])
+        words = run("unload", "--server", server)
+        assert (words.code, words.stderr) == (0, "")
+        assert words.stdout == f"2 models: {format_bytes(size)} of RAM given back.\n"
+        assert manager.get_memory_report()["models"] == []
+        assert run("unload", "--server", server).stdout == "No model was in memory.\n"
+
+
+@pytest.mark.parametrize("name", [[], ["wan_bf16"]], ids=["all", "one"])
+def test_unload_from_vram_only_leaves_models_in_ram(models: Path, wan: Path, name: list[str]) -> None:
+    with holding(models, wan.name) as (server, manager):
+        before = manager.get_memory_report()["models"][0]
+        details = good("unload", *name, "--vram-only", "--server", server)
+        assert (details["vram_only"], details["still_in_ram_bytes"]) == (True, before["ram_bytes"])
+        words = run("unload", *name, "--vram-only", "--server", server).stdout
+        assert "Nothing was in VRAM" in words
+        assert manager.get_memory_report()["models"][0]["pooled"] is True
+
+
+def test_unload_while_a_prompt_runs(models: Path, wan: Path) -> None:
+    with holding(models, wan.name) as (server, manager):
+        assert isinstance(manager.host, BusyHost)
+        manager.host.busy = True
+        for arguments in (["wan_bf16"], ["wan_bf16", "--vram-only"], ["--vram-only"]):
+            error = run("unload", *arguments, "--server", server, "--json").error
+            assert (error["code"], error["details"]) == ("server_error", {"code": "host_busy"})
+        assert len(manager.get_memory_report()["models"]) == 1
+        details = good("unload", "--server", server)
+        assert (details["scheduled"], details["ram_bytes"]) == (True, 0)
+
+
+def test_a_pin_is_set_and_taken_away(models: Path, wan: Path) -> None:
+    with holding(models, wan.name) as (server, manager):
+        assert good("pin", wan.name, "--server", server) == {
+            "title": "wan_bf16",
+            "pinned": True,
+            "in_memory": True,
+        }
+        assert manager.get_memory_report()["models"][0]["pinned"] is True
+        assert "pinned" in run("report", "--server", server).stdout
+        assert good("pin", "wan_bf16", "--off", "--server", server)["pinned"] is False
+        assert manager.get_memory_report()["models"][0]["pinned"] is False
+        good("unload", "--server", server)
+        waits = run("pin", wan.name, "--server", server)
+        assert (waits.code, waits.stdout) == (
+            0,
+            "wan_bf16 is pinned: once it is loaded, it stays in memory.\n",
+        )
+        error = run("pin", "nothing", "--server", server, "--json").error
+        assert error["details"] == {"code": "model_not_found"}
+
+
 @pytest.mark.parametrize(
     ("response", "words"),
     [
@@ -779,10 +910,15 @@ def test_a_running_comfyui_is_asked(models: Path, wan: Path) -> None:
         (lambda: web.json_response({"another": "program"}), "answered 200"),
         (lambda: web.json_response({"details": "no object"}), "answered 200"),
         (lambda: web.json_response({}), "answered 200"),
+        (lambda: web.json_response({"report": {}}), "answered 200"),
     ],
-    ids=["404", "html", "500", "list", "text", "refused", "other", "details", "empty"],
+    ids=["404", "html", "500", "list", "text", "refused", "other", "details", "empty", "report"],
 )
-@pytest.mark.parametrize("command", [["report"], ["check", "wan"]], ids=["report", "check"])
+@pytest.mark.parametrize(
+    "command",
+    [["report"], ["check", "wan"], ["unload"], ["pin", "wan"]],
+    ids=["report", "check", "unload", "pin"],
+)
 def test_a_server_that_is_not_ours(response: Any, words: str, command: list[str]) -> None:
     with serving(answering(response)) as server:
         error = run(*command, "--server", server, "--json").error

@@ -42,6 +42,7 @@ from managed_models.manager.errors import (
 from managed_models.manager.host import ModelFile, SystemSnapshot
 from managed_models.manager.local_host import LocalHost
 from managed_models.manager.report import render_memory
+from managed_models.manager.sharing import Sharing
 from support.files import shapes_file
 from support.machines import CPU_ONLY, nvidia
 
@@ -521,8 +522,32 @@ def test_a_model_is_loaded_listed_and_unloaded(models: Path, stocked: AdvancedMo
     assert [m["title"] for m in report["models"]] == ["wan_bf16"]
     assert "wan_bf16" in render_memory(report)
     assert stocked.unload_model("wan") is True
+    (kept,) = stocked.get_memory_report()["models"]  # by this test, which still has it
+    assert kept["pooled"] is False
+    del parts
     assert stocked.unload_model("wan") is False
     assert stocked.get_memory_report()["models"] == []
+
+
+def test_a_model_unloaded_from_vram_only_stays_in_ram(stocked: AdvancedModelManager) -> None:
+    stocked.load_model("wan_bf16.safetensors")
+    before = stocked.get_memory_report()["models"]
+    assert stocked.unload_model("wan_bf16.safetensors", vram_only=True) is True
+    after = stocked.get_memory_report()["models"]
+    assert [m["id"] for m in after] == [m["id"] for m in before]
+    assert after[0]["pooled"] is True
+
+
+def test_unloading_everything_needs_nobody_else(stocked: AdvancedModelManager) -> None:
+    stocked.load_model("wan_bf16.safetensors")
+    stocked.pin_model("wan_bf16.safetensors")
+    stocked.unload_all()
+    assert stocked.get_memory_report()["models"] == []
+    stocked.load_model("wan_bf16.safetensors")
+    (again,) = stocked.get_memory_report()["models"]
+    assert again["pinned"] is True  # what a person said stays said
+    stocked.pin_model("wan_bf16.safetensors", False)
+    assert stocked.get_memory_report()["models"][0]["pinned"] is False
 
 
 def test_a_version_of_a_registered_model_is_loaded(models: Path, stocked: AdvancedModelManager) -> None:
@@ -751,3 +776,39 @@ def test_every_refusal_is_one_of_ours(manager: AdvancedModelManager) -> None:
             ask("nothing like it")
         refused += 1
     assert refused == 4
+
+
+# Settings
+
+
+def test_settings_of_memory_can_be_changed_while_running(manager: AdvancedModelManager) -> None:
+    asked: list[str] = []
+
+    def apply(setting: str) -> Sharing:
+        asked.append(setting)
+        return Sharing(True, "It is on.")
+
+    manager.apply_sharing = apply
+    manager.change_settings(keep_alive="30s", max_ram_gb=2, share_stock_loaders="on")
+    assert (manager.config.keep_alive, manager.config.max_ram_gb) == ("30s", 2)
+    assert asked == ["on"]
+    assert manager.sharing.active
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"database_url": "sqlite:///x"}, "database_url cannot be changed"),
+        ({"no_such": 1}, "no_such cannot be changed"),
+        ({"keep_alive": "soon"}, "not a length of time"),
+        ({"keep_alive": "1s", "max_ram_gb": -1}, "max_ram_gb is -1"),
+        ({"share_stock_loaders": "maybe"}, "share_stock_loaders is 'maybe'"),
+    ],
+)
+def test_a_setting_that_is_no_good_changes_nothing(
+    manager: AdvancedModelManager, changes: dict[str, Any], words: str
+) -> None:
+    before = manager.config
+    with pytest.raises(BadInput, match=words):
+        manager.change_settings(**changes)
+    assert manager.config is before

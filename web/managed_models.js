@@ -3,16 +3,34 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { ManagedModelsApi } from "./service.js";
 import { definePanel } from "./panel.js";
+import { memorySettings } from "./settings.js";
 import { addReportWidget, showOutput } from "./report_widget.js";
 
 const TAB = "managed-models";
-const NODES = new Set(["LoadManagedModel", "CheckCompatibility", "QuantizeModel", "MemoryReport"]);
+const service = new ManagedModelsApi((path, options) => api.fetchApi(path, options));
+const NODES = new Set([
+  "LoadManagedModel",
+  "LoadManagedTextEncoder",
+  "LoadManagedVAE",
+  "CheckCompatibility",
+  "QuantizeModel",
+  "MemoryReport",
+]);
+// What a node's report offers to do, by node.
+const ACTIONS = {
+  MemoryReport: {
+    label: "Free memory",
+    title: "Unload all models and forget ComfyUI's cached results",
+    act: () => service.unloadAll(),
+  },
+};
 
 app.registerExtension({
   name: "managed_models",
+  settings: memorySettings(service),
 
   setup() {
-    const tag = definePanel(new ManagedModelsApi((path, options) => api.fetchApi(path, options)), api);
+    const tag = definePanel(service, api);
     app.extensionManager.registerSidebarTab({
       id: TAB,
       icon: "pi pi-database",
@@ -31,7 +49,7 @@ app.registerExtension({
     const { onNodeCreated, onExecuted } = nodeType.prototype;
     nodeType.prototype.onNodeCreated = function (...args) {
       onNodeCreated?.apply(this, args);
-      addReportWidget(this);
+      addReportWidget(this, ACTIONS[nodeData.name]);
     };
     nodeType.prototype.onExecuted = function (output) {
       onExecuted?.call(this, output);

@@ -14,12 +14,20 @@ export class ManagedModelsApi {
     return this.#ask("/managed-models/models");
   }
 
-  unload(id) {
-    return this.#send("/managed-models/unload", { id });
+  unload(id, vramOnly = false) {
+    return this.#send("/managed-models/unload", { id, vram_only: vramOnly });
   }
 
-  unloadAll() {
-    return this.#send("/managed-models/unload", { all: true });
+  unloadAll(vramOnly = false) {
+    return this.#send("/managed-models/unload", { all: true, vram_only: vramOnly });
+  }
+
+  pin(id, pinned) {
+    return this.#send("/managed-models/pin", { id, pinned });
+  }
+
+  changeSettings(changes) {
+    return this.#send("/managed-models/settings", changes);
   }
 
   #send(path, body) {

@@ -278,6 +278,53 @@ def report(server: ServerOption = None, comfyui: ComfyOption = None, json_output
     show(details, render_memory(details), json_output)
 
 
+@app.command()
+@reports_errors
+def unload(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A file name as the loaders list it, a title of the report, or a registered name; "
+            "everything when none is given."
+        ),
+    ] = None,
+    vram_only: Annotated[
+        bool, typer.Option("--vram-only", help="Leave it in RAM, from where it comes back quickly.")
+    ] = False,
+    server: ServerOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Take MODEL, or every model, out of a running ComfyUI's memory. Exit code 1 when it is not there."""
+    from .server import ask
+
+    wanted = {"all": True} if model is None else {"model": model}
+    details = ask(
+        server, "/managed-models/unload", {**wanted, "vram_only": vram_only}, expected=("report", str)
+    )
+    words = details.pop("report")
+    show(details, words, json_output)
+
+
+@app.command()
+@reports_errors
+def pin(
+    model: Annotated[
+        str, typer.Argument(help="A file name as the loaders list it, a title, or a registered name.")
+    ],
+    off: Annotated[bool, typer.Option("--off", help="Let it go again when it has rested.")] = False,
+    server: ServerOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Keep MODEL in a running ComfyUI's memory, once it is loaded."""
+    from .server import ask
+
+    details = ask(
+        server, "/managed-models/pin", {"model": model, "pinned": not off}, expected=("report", str)
+    )
+    words = details.pop("report")
+    show(details, words, json_output)
+
+
 @app.command(name="demo-model")
 @reports_errors
 def demo_model(

@@ -5,19 +5,33 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import BadInput, ServerError
+from ..errors import BadInput, HostRequired, ServerError
 from ..route_guard import OWN_HEADER
 
 _SECONDS = 30
 
 
-def ask(server: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def ask(
+    server: str | None,
+    path: str,
+    body: dict[str, Any] | None = None,
+    expected: tuple[str, type] = ("details", dict),
+) -> dict[str, Any]:
     """Return the JSON object that ``path`` answers: a GET, or a POST of ``body``.
 
+    Args:
+        expected: a key that an answer of ours has, and the type of its value.
+
     Raises:
+        HostRequired: no server was named.
         BadInput: the address is not one of a server.
         ServerError: it does not answer, has no Managed Models, or refuses.
     """
+    if server is None:
+        raise HostRequired(
+            "This concerns what a running ComfyUI has in memory.",
+            "Say which one: --server http://127.0.0.1:8188.",
+        )
     import requests
 
     try:
@@ -41,7 +55,8 @@ def ask(server: str, path: str, body: dict[str, Any] | None = None) -> dict[str,
         found = answer.json()
     except ValueError:
         found = None
-    if answer.ok and isinstance(found, dict) and isinstance(found.get("details"), dict):
+    key, kind = expected
+    if answer.ok and isinstance(found, dict) and isinstance(found.get(key), kind):
         return found
     if isinstance(found, dict) and isinstance(found.get("error"), dict):
         said = found["error"]
