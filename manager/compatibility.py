@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class CompatibilityReport:
-    """The verdict with its reasons."""
+    """The verdict with its reasons; ``advice`` has what else was asked, by question."""
 
     subject: Subject
     system: SystemSnapshot
     findings: tuple[Finding, ...]
+    advice: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def compatible(self) -> bool:
@@ -123,6 +124,7 @@ class CompatibilityReport:
             "system": self.system.to_dict(),
             "knows_comfyui": self.system.knows_comfyui,
             "findings": [finding.to_dict() for finding in self.findings],
+            **self.advice,
         }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from .checking import Checking, CheckOptions
 from .cleanup import CleanupTask
 from .compatibility import CompatibilityReport, ModelCompatibilityChecker
 from .config import ModelManagerConfig, parse_duration
@@ -59,6 +60,7 @@ class AdvancedModelManager:
         self.library = Library(self.host, self.registry, defer)
         self.versions = ModelVersionManager(self.registry)
         self.checker = ModelCompatibilityChecker(self.host, self.library.identity)
+        self.checking = Checking(self.checker)
         self.pool = ModelPool(
             self.host,
             keep_alive=parse_duration(self.config.keep_alive),
@@ -194,26 +196,30 @@ class AdvancedModelManager:
             return False, [str(error)]
         return report.compatible, report.issues
 
-    def check(self, reference: str) -> CompatibilityReport:
+    def check(self, reference: str, options: CheckOptions | None = None) -> CompatibilityReport:
         """Return the full verdict on a registered name, a file of the model folders, or a path.
+
+        Args:
+            options: what it is wanted for.
 
         Raises:
             ModelNotFound: there is no such model.
         """
         info = self.registry.get(reference) if is_storable(reference) else None
         if info is not None:
-            return self.checker.report(info)
+            report = self.checker.report(info)
+            return self.checking.extend(report, info.file_path, options or CheckOptions())
         path = self.library.find_path(reference)
-        return self.check_file(ModelFile(self._folder_of(path), path.name, path))
+        return self.check_file(ModelFile(self._folder_of(path), path.name, path), options)
 
-    def check_file(self, file: ModelFile) -> CompatibilityReport:
+    def check_file(self, file: ModelFile, options: CheckOptions | None = None) -> CompatibilityReport:
         """Return the full verdict on a file, with what was registered for it.
 
         Raises:
             ModelNotFound: it is not there.
         """
         known = self.library.info_of(file.path)
-        return self.checker.report_file(file.name, file.path, FOLDER_TYPES.get(file.folder), known)
+        return self.checking.check_file(file.name, file.path, FOLDER_TYPES.get(file.folder), known, options)
 
     def get_system_info(self) -> dict[str, Any]:
         """Return versions, memory and GPUs; figures in GB of 1024^3 bytes."""
