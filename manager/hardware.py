@@ -187,6 +187,18 @@ def ram() -> Ram:
     return Ram(memory.total, memory.available)
 
 
+def swap_bytes() -> int | None:
+    """Return the size of the disk that serves as RAM; None where it grows by itself, or nobody can tell."""
+    if sys.platform != "linux":
+        return None
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            sizes = dict(line.split(":", 1) for line in file)
+        return int(sizes["SwapTotal"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return None
+
+
 def trim_heap() -> None:
     """Return freed memory to the system, where the C library keeps it for itself (glibc).
 

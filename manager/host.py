@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from .forecast.facts import Footprint, Kernel, VaeFootprint
 from .formats.safetensors import Header
 from .identify import Detection
 from .model import ModelType
@@ -61,6 +62,8 @@ class SystemSnapshot:
         knows_comfyui: whether ComfyUI's own torch, kernels and flags were asked.
         device: the backend that models run on: cuda, rocm, xpu, mps or cpu.
         layer_formats: ComfyUI's names of the quantized layers that it loads; None if nobody knows.
+        kernels: how each of these is computed here; None if nobody knows.
+        swap_bytes: of the disk that the system uses as RAM; None if it is not known or grows.
     """
 
     host: str
@@ -77,6 +80,8 @@ class SystemSnapshot:
     comfyui_version: str | None = None
     extensions: tuple[str, ...] = ()
     layer_formats: frozenset[str] | None = None
+    kernels: tuple[Kernel, ...] | None = None
+    swap_bytes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the shape that ``get_system_info`` promises, figures in GB."""
@@ -169,6 +174,12 @@ class ResidentModel:
     ram_bytes: int
     kind: str = "static"
 
+    @property
+    def file_bytes(self) -> int:
+        """What a dynamic model has neither on its device nor in RAM: it is read from the file when used."""
+        elsewhere = self.size_bytes - self.loaded_bytes - self.ram_bytes
+        return max(0, elsewhere) if self.kind == "dynamic" else 0
+
     def to_dict(self) -> dict[str, Any]:
         facts = dataclasses.asdict(self)
         facts["path"] = None if self.path is None else str(self.path)
@@ -260,6 +271,26 @@ class Host(Protocol):
     def detect(self, header: Header) -> Detection | None:
         """Recognise a diffusion model from its header, or return None."""
 
+    def footprint(self, header: Header, weight_dtype: str) -> Footprint | None:
+        """Return what the file's diffusion model takes once it is loaded, or None.
+
+        Args:
+            weight_dtype: one of ``WEIGHT_DTYPES``; ``as_stored`` means the type of most weights.
+        """
+
+    def vae_footprint(
+        self, header: Header, latent: tuple[int, ...] | None, prefix: str = ""
+    ) -> VaeFootprint | None:
+        """Return what a VAE takes to decode a latent of this shape, or None.
+
+        Args:
+            latent: None asks for the weights alone.
+            prefix: what the names of its tensors start with, in a checkpoint.
+        """
+
+    def kernels(self) -> Mapping[str, Kernel] | None:
+        """Return how each quantized layer format is computed here, by format; None if nobody knows."""
+
     def load(self, request: LoadRequest) -> LoadedParts:
         """Load the file.
 
@@ -310,6 +341,9 @@ class Host(Protocol):
 
     def ram_headroom(self) -> int:
         """Return the bytes of RAM below which the host itself begins to let go of things in use."""
+
+    def vram_reserve(self) -> int:
+        """Return the bytes of video memory that the host leaves to other programs."""
 
     def devices(self) -> Sequence[str]:
         """Return the devices that a model may be sent to, in torch's names; ``cpu`` is one."""

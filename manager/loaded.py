@@ -111,20 +111,8 @@ def _join(parts: Sequence[ResidentModel], owner: PooledModel | None) -> LoadedMo
         device=next((part.device for part in parts if part.loaded_bytes), parts[0].device),
         loaded_bytes=sum(part.loaded_bytes for part in parts),
         ram_bytes=sum(part.ram_bytes for part in parts),
-        file_bytes=sum(map(_file_bytes, parts)),
+        file_bytes=sum(part.file_bytes for part in parts),
     )
     if owner is None:
         return joined
-    return dataclasses.replace(
-        joined,
-        pooled=True,
-        pinned=owner.pinned,
-        busy=owner.busy,
-        held=owner.held,
-        idle_seconds=round(owner.idle_seconds, 1),
-        expires_in=None if owner.expires_in is None else round(owner.expires_in, 1),
-    )
-
-
-def _file_bytes(part: ResidentModel) -> int:
-    return max(0, part.size_bytes - part.loaded_bytes - part.ram_bytes) if part.kind == "dynamic" else 0
+    return dataclasses.replace(joined, **owner.stay())

@@ -17,8 +17,18 @@ from typing import Any
 import psutil
 
 from .errors import BadInput, Cancelled, HostRequired, LoadFailed, NotAvailable
+from .forecast.facts import Confidence, Footprint, Kernel, VaeFootprint
 from .formats.safetensors import Header
-from .hardware import apple_gpus, nvidia_gpus, process_memory, ram, torch_build, torch_gpus, trim_heap
+from .hardware import (
+    apple_gpus,
+    nvidia_gpus,
+    process_memory,
+    ram,
+    swap_bytes,
+    torch_build,
+    torch_gpus,
+    trim_heap,
+)
 from .host import (
     AS_STORED,
     DEFAULT,
@@ -35,7 +45,7 @@ from .host import (
     RunningPrompt,
     SystemSnapshot,
 )
-from .identify import Detection
+from .identify import Detection, identify
 from .model import FOLDER_ALIASES, FOLDER_TYPES, MODEL_SUFFIXES, ModelType
 from .units import GB
 
@@ -99,6 +109,7 @@ class LocalHost:
             total_ram_bytes=memory.total,
             available_ram_bytes=memory.available,
             cpu_count=os.cpu_count() or 1,
+            swap_bytes=swap_bytes(),
         )
 
     @staticmethod
@@ -134,6 +145,20 @@ class LocalHost:
         return next((path for path in candidates if path.is_file()), None)
 
     def detect(self, header: Header) -> Detection | None:
+        return None
+
+    def footprint(self, header: Header, weight_dtype: str) -> Footprint | None:
+        from .forecast.table import footprint_of
+
+        return footprint_of(identify(header), weight_dtype, on_cpu=not self.system().gpus)
+
+    def vae_footprint(
+        self, header: Header, latent: tuple[int, ...] | None, prefix: str = ""
+    ) -> VaeFootprint | None:
+        sizes = (info.nbytes for name, info in header.tensors.items() if name.startswith(prefix))
+        return VaeFootprint(sum(sizes), Confidence.MODELLED)
+
+    def kernels(self) -> Mapping[str, Kernel] | None:
         return None
 
     def load(self, request: LoadRequest) -> LoadedParts:
@@ -201,6 +226,9 @@ class LocalHost:
 
     def ram_headroom(self) -> int:
         return int(min(10 * GB, max(2 * GB, psutil.virtual_memory().total * 0.10)))
+
+    def vram_reserve(self) -> int:
+        return 0  # nothing here takes any
 
     def devices(self) -> Sequence[str]:
         return ["cpu"]  # models are read, not run

@@ -93,25 +93,10 @@ def _device_facts(
 
 
 def _model_facts(model: ResidentModel, pooled: PooledModel | None) -> dict[str, Any]:
-    """Return where a model is; what a dynamic one has neither on the device nor in RAM is in its file."""
-    elsewhere = model.size_bytes - model.loaded_bytes - model.ram_bytes
-    in_file = max(0, elsewhere) if model.kind == "dynamic" else 0
-    return {**model.to_dict(), "file_bytes": in_file, **_pool_facts(pooled)}
-
-
-def _pool_facts(model: PooledModel | None) -> dict[str, Any]:
-    """Return what the pool knows of a model, as little as that is for one that it does not have."""
-    if model is None:
-        unknown = {"held": None, "idle_seconds": None, "expires_in": None}
-        return {"pooled": False, "pinned": False, "busy": False, **unknown}
-    return {
-        "pooled": True,
-        "pinned": model.pinned,
-        "busy": model.busy,
-        "held": model.held,
-        "idle_seconds": round(model.idle_seconds, 1),
-        "expires_in": None if model.expires_in is None else round(model.expires_in, 1),
-    }
+    """Return where a model is, and how long the pool keeps it: nothing is known of one it does not have."""
+    unknown = {"held": None, "idle_seconds": None, "expires_in": None}
+    stay = pooled.stay() if pooled else {"pooled": False, "pinned": False, "busy": False, **unknown}
+    return {**model.to_dict(), "file_bytes": model.file_bytes, **stay}
 
 
 def _on(device: str, backend: str, index: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,15 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..manager.errors import NotAvailable
+from ..manager.variants import swap_facts
 
 CATEGORY = "model/managed"
 DIFFUSION_FOLDERS = ("diffusion_models", "checkpoints")
 # The key of a node's result under which the page finds its report.
 REPORT_KEY = "managed_models_report"
 MODELS_KEY = "managed_models_files"
+# The same for a variant that the page can put in place of the model.
+SWAP_KEY = "managed_models_swap"
 NONE = "none"
 
 
@@ -52,6 +56,15 @@ def refuse_unbuilt(values: Mapping[str, tuple[Any, Any]]) -> None:
             )
 
 
+def never_the_same() -> int:
+    """Return a fingerprint for a node whose result is never taken from the cache.
+
+    Not NaN, which ComfyUI also takes for that: it would keep loaders behind the node from being looked
+    up at all, and so from sharing their models.
+    """
+    return time.time_ns()
+
+
 def report_ui(text: str, image: torch.Tensor | None = None) -> dict[str, Any]:
     """Return a node's ``ui`` result: its report, and a picture under it.
 
@@ -62,6 +75,12 @@ def report_ui(text: str, image: torch.Tensor | None = None) -> dict[str, Any]:
     if image is not None:
         result.update(ui.PreviewImage(image).as_dict())
     return result
+
+
+def swap_ui(variants: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a node's ``ui`` result says of a better variant that is here; empty without one."""
+    facts = swap_facts(variants) if variants else None
+    return {SWAP_KEY: [facts]} if facts else {}
 
 
 def to_image(picture: Image.Image) -> torch.Tensor:

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..manager.chart import memory_chart
 from ..manager.comfy_host import get_manager
 from ..manager.report import render_memory
-from .common import make_input, make_schema, report_ui, to_image
+from .common import make_input, make_schema, never_the_same, report_ui, to_image
 
 HISTORY_SECONDS = 300
 
@@ -55,8 +55,8 @@ class MemoryReport(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> float:
-        return float("nan")
+    def fingerprint_inputs(cls, **_: Any) -> int:
+        return never_the_same()
 
     @classmethod
     def execute(cls, value: Any = None, history_seconds: int = HISTORY_SECONDS) -> io.NodeOutput:  # type: ignore[override]

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..manager.chart import quantization_chart
 from ..manager.comfy_host import get_manager
+from ..manager.comfy_host.linked import note_model_name
 from ..manager.errors import ManagedModelsError
 from ..manager.files import FileIdentity
 from ..manager.library import ModelName
@@ -177,4 +178,5 @@ class QuantizeModel(io.ComfyNode):
         text = render_quantize(details)
         chart = to_image(quantization_chart(details))
         name = ModelName(os.path.join(os.path.dirname(source.name), output.name), source.folder)
+        note_model_name(name)
         return io.NodeOutput(name, text, chart, ui=report_ui(text, chart))

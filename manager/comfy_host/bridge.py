@@ -19,6 +19,7 @@ from ..host import LoadedParts, LoadRequest
 from ..model import ModelType
 from ..pool import ModelPool, PoolKey
 from . import queue
+from .linked import linked_name
 from .load import describe
 from .stock import STOCK_LOADERS, request_of_output, stock_request
 
@@ -48,7 +49,8 @@ class StockLoaderBridge(CacheProvider):  # type: ignore[misc]
         self._adopter = adopter
         self._listener = listener
         self._prompt: Mapping[str, Any] = {}
-        # For names that come over a link: what a node with the same ancestry loaded the last time.
+        self._prompt_id = ""
+        # For names over a link from others' nodes: what a loader of the same ancestry loaded the last time.
         self._requests: OrderedDict[str, LoadRequest] = OrderedDict()
         self._missed: dict[str, PoolKey] = {}
 
@@ -63,6 +65,7 @@ class StockLoaderBridge(CacheProvider):  # type: ignore[misc]
     def on_prompt_start(self, prompt_id: str) -> None:
         queue.remember_worker()
         item = queue.running_item()
+        self._prompt_id = prompt_id
         self._prompt = item[2] if item is not None and item[1] == prompt_id else {}
         self._missed.clear()
         self._listener.prompt_started(prompt_id)
@@ -129,7 +132,10 @@ class StockLoaderBridge(CacheProvider):  # type: ignore[misc]
         node = self._prompt.get(context.node_id)
         if not isinstance(node, dict) or node.get("class_type") != context.class_type:
             return {}
-        return dict(node.get("inputs", {}))
+        return {
+            name: linked_name(self._prompt_id, value) or value
+            for name, value in node.get("inputs", {}).items()
+        }
 
     def _remember(self, digest: str, request: LoadRequest) -> None:
         self._requests[digest] = request

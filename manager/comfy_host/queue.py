@@ -19,13 +19,19 @@ _PATIENCE_SECONDS = 2.0
 _worker: int | None = None
 
 
-def inside_node() -> bool:
-    """Tell whether this thread is carrying out a node of a prompt."""
+def executing() -> tuple[str, str] | None:
+    """Return the prompt and the node that this thread is carrying out, None for any other thread."""
     try:
         from comfy_execution.utils import get_executing_context
     except ImportError:  # before ComfyUI 0.3.50 or so
-        return False
-    return get_executing_context() is not None
+        return None
+    context = get_executing_context()
+    return None if context is None else (str(context.prompt_id), str(context.node_id))
+
+
+def inside_node() -> bool:
+    """Tell whether this thread is carrying out a node of a prompt."""
+    return executing() is not None
 
 
 def throw_if_cancelled() -> None:

@@ -14,9 +14,11 @@ import torch
 
 import nodes
 
-from ..hardware import apple_gpus, other_processes_bytes, torch_gpus
+from ..forecast.facts import Kernel
+from ..hardware import apple_gpus, other_processes_bytes, swap_bytes, torch_gpus
 from ..host import DeviceUse, Gpu, SystemSnapshot
 from ..units import GB
+from . import kernels
 
 
 def comfyui_version() -> str:
@@ -47,6 +49,8 @@ def snapshot(name: str) -> SystemSnapshot:
         comfyui_version=comfyui_version(),
         extensions=_extensions(),
         layer_formats=_layer_formats(),
+        kernels=_kernels(),
+        swap_bytes=swap_bytes(),
     )
 
 
@@ -72,6 +76,11 @@ def ram_headroom() -> int:
     if isinstance(said, list) and said:
         return int(said[0] * GB)
     return int(min(10 * GB, max(2 * GB, psutil.virtual_memory().total * 0.10)))
+
+
+def vram_reserve() -> int:
+    """Return the bytes of video memory that ComfyUI leaves to other programs (``--reserve-vram``)."""
+    return int(mm.extra_reserved_memory())
 
 
 def devices() -> Sequence[str]:
@@ -112,6 +121,11 @@ def _layer_formats() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(QUANT_ALGOS)
+
+
+def _kernels() -> tuple[Kernel, ...] | None:
+    found = kernels.kernels()
+    return None if found is None else tuple(found.values())
 
 
 def _extensions() -> tuple[str, ...]:

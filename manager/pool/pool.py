@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import HostBusy
 from ..files import FileIdentity, is_unchanged
@@ -75,6 +76,17 @@ class PooledModel:
     ram_bytes: int
     vram_bytes: int
 
+    def stay(self) -> dict[str, Any]:
+        """Return what the memory report says of how long it stays; seconds in tenths."""
+        return {
+            "pooled": True,
+            "pinned": self.pinned,
+            "busy": self.busy,
+            "held": self.held,
+            "idle_seconds": round(self.idle_seconds, 1),
+            "expires_in": None if self.expires_in is None else round(self.expires_in, 1),
+        }
+
 
 @dataclass
 class _Entry:
@@ -108,7 +120,7 @@ class ModelPool:
         host: loads, and tells what memory holds.
         keep_alive: seconds for models that nobody gave a time.
         ram_budget: bytes that idle models may take together; decided from the machine when None.
-        vram_reserve: bytes of video memory that other programs may have back; 0 when None.
+        vram_reserve: bytes of video memory that other programs may have back; the host's when None.
         clock: seconds that only grow.
     """
 
@@ -123,7 +135,7 @@ class ModelPool:
         self._host = host
         self._keep_alive = keep_alive
         self._ram_budget = ram_budget
-        self._vram_reserve = vram_reserve or 0
+        self._vram_reserve = vram_reserve
         self._clock = clock
         self._lock = threading.RLock()
         self._entries: dict[PoolKey, _Entry] = {}
@@ -138,7 +150,7 @@ class ModelPool:
         with self._lock:
             self._keep_alive = keep_alive
             self._ram_budget = ram_budget
-            self._vram_reserve = vram_reserve or 0
+            self._vram_reserve = vram_reserve
         self._changed.set()
 
     # Getting models
@@ -363,10 +375,11 @@ class ModelPool:
 
     def _vram_short(self) -> dict[str, int]:
         """Return by device what other programs are short of, where the platform tells of others."""
+        reserve = self._host.vram_reserve() if self._vram_reserve is None else self._vram_reserve
         return {
-            use.device: self._vram_reserve - use.free_bytes
+            use.device: reserve - use.free_bytes
             for use in self._host.device_use()
-            if use.others_bytes and use.free_bytes is not None and use.free_bytes < self._vram_reserve
+            if use.others_bytes and use.free_bytes is not None and use.free_bytes < reserve
         }
 
     def _carry_out(self, plan: Plan) -> None:

@@ -42,7 +42,7 @@ class Reads:
 
 @pytest.fixture
 def reads(client: Client) -> Reads:
-    empty_memory(client)
+    client.free()
     return Reads(client.base)
 
 
@@ -71,11 +71,6 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
             return True
         time.sleep(0.1)
     return condition()
-
-
-def empty_memory(client: Client) -> None:
-    client.post("/free", {"unload_models": True, "free_memory": True})
-    assert until(lambda: models(client) == []), models(client)
 
 
 def workflow(kind: str, loader: dict[str, Any], seed: int = 1, name: str = "shared") -> dict[str, Any]:
@@ -149,6 +144,20 @@ def test_a_name_over_a_link_is_shared_from_the_second_time_on(client: Client, re
     assert reads.count()["linked_int8.safetensors"] == 1
 
 
+def test_a_stock_loader_behind_a_check_shares_though_the_check_runs_each_time(
+    client: Client, reads: Reads
+) -> None:
+    for seed in range(3):
+        prompt = workflow("wan", node("UNETLoader", unet_name=["small", 0], weight_dtype="default"), seed)
+        prompt["check"] = node("CheckCompatibility", model_name=WAN)
+        prompt["small"] = node(
+            "QuantizeModel", model_name=["check", 0], format="int8", output_name="checked_int8"
+        )
+        assert {"check", "small"} <= client.executed(prompt)
+    assert reads.count()["checked_int8.safetensors"] == 1
+    assert all(model["pooled"] for model in models(client))
+
+
 def test_a_patch_in_one_workflow_does_not_reach_another(client: Client, reads: Reads) -> None:
     plain = workflow("wan", managed(WAN), name="plain")
     client.run(plain)
@@ -208,7 +217,7 @@ def test_a_model_whose_file_is_deleted_stays_until_it_is_let_go_of(
     assert own_wan in words
     client.run(workflow("flux", managed(FLUX)))
     assert "own_wan" in titles(client)
-    empty_memory(client)
+    client.free()
 
 
 def test_a_load_that_fails_leaves_the_books_true(client: Client, reads: Reads, own_wan: str) -> None:
@@ -248,7 +257,7 @@ def test_a_clone_that_another_extension_keeps(client: Client, reads: Reads) -> N
         assert alive == ["Flux", "WAN21"]
     finally:
         client.run({"keep": node("KeepModel", keep=False)})
-    empty_memory(client)
+    client.free()
     assert client.run({"count": node("CountModels")})["count"]["alive"] == []
 
 

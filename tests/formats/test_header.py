@@ -7,8 +7,6 @@ import os
 import struct
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from managed_models.manager.formats.writer import SafetensorsWriter, TensorSpec
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from support.files import entry, raw_file, shapes_file
+from support.permissions import nobody
 
 FLOAT = entry("F32", [1], 0, 4)
 FOUR = b"\x00" * 4
@@ -471,18 +470,6 @@ def test_a_file_below_a_file(tmp_path: Path) -> None:
     with pytest.raises(ManagedModelsError) as caught:
         read_header(path / "inside.safetensors")
     assert str(path) in caught.value.message
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Give up root's right to read everything for a moment."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has other permissions")

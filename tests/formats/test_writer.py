@@ -30,6 +30,7 @@ from managed_models.manager.formats.writer import (
 from managed_models.manager.model import MODEL_SUFFIXES
 from safetensors import safe_open
 from support.files import entry, raw_file
+from support.permissions import nobody
 
 BIG = 1 << 20  # more than a file object keeps back, so that the bytes are on the disk
 SPECS = [TensorSpec("b", "F32", (2, 3)), TensorSpec("a", "U8", (5,)), TensorSpec("none", "F16", (0, 4))]
@@ -383,18 +384,6 @@ def test_a_file_in_use_cannot_be_replaced(path: Path, monkeypatch: pytest.Monkey
 
 
 # Folders that cannot be written to
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Give up root's right to write everywhere for a moment."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 def test_a_missing_folder(tmp_path: Path) -> None:

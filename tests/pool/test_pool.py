@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pytest
 from managed_models.manager.errors import HostBusy, LoadFailed, ModelNotFound
-from managed_models.manager.host import LoadedParts, LoadRequest, Ram, RunningPrompt
+from managed_models.manager.host import (
+    DeviceUse,
+    LoadedParts,
+    LoadRequest,
+    Ram,
+    ResidentModel,
+    RunningPrompt,
+)
 from managed_models.manager.local_host import LocalHost, Tensors
 from managed_models.manager.model import ModelType
 from managed_models.manager.pool import Keeper, ModelPool, PooledModel, PoolKey
@@ -411,6 +418,36 @@ def test_short_ram_is_given_back_between_two_nodes(
     pool.relieve()
     assert titles(pool.models()) == ["c"]
     assert pool.last_reasons["a"] == "RAM was short"
+
+
+def test_another_program_gets_back_what_the_host_leaves_to_others(
+    machine: Machine, paths: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unloaded: list[str] = []
+    use = DeviceUse("cuda:0", "Card", 10 * BYTES, BYTES, BYTES, others_bytes=5 * BYTES)
+
+    def resident() -> list[ResidentModel]:
+        found = LocalHost.resident(machine)
+        return [dataclasses.replace(m, device="cuda:0", loaded_bytes=BYTES, ram_bytes=0) for m in found]
+
+    monkeypatch.setattr(machine, "resident", resident)
+    monkeypatch.setattr(machine, "device_use", lambda: [use])
+    monkeypatch.setattr(machine, "vram_reserve", lambda: 2 * BYTES)
+    monkeypatch.setattr(machine, "unload", lambda ids: unloaded.extend(ids) or {})
+    pool = make_pool(machine)
+    kept = []
+    for path in paths[:2]:
+        kept.append(pool.get(request(path)))
+        machine.now += 1
+    oldest = pool.models()[-1]
+    unloaded.clear()  # making room for the second took the first out already
+    assert pool.sweep()
+    assert tuple(unloaded) == oldest.ids, "one is enough"
+    assert len(pool) == len(kept)
+    unloaded.clear()
+    use = dataclasses.replace(use, others_bytes=0)
+    assert pool.sweep()
+    assert unloaded == [], "nobody else wants it"
 
 
 def test_nothing_is_let_go_of_while_a_prompt_runs_elsewhere(

@@ -72,9 +72,12 @@ class Client:
         return set(prompt) - set(messages["execution_cached"]["nodes"])
 
     def free(self) -> None:
-        """Let ComfyUI forget its cached results."""
+        """Let ComfyUI forget its cached results and every model, and wait until it has."""
         self.post("/free", {"unload_models": True, "free_memory": True})
-        time.sleep(0.3)
+        deadline = time.monotonic() + 10
+        while self.get("/managed-models/status").json()["memory"]["models"]:
+            assert time.monotonic() < deadline, "models stay in memory"
+            time.sleep(0.05)
 
     def latent(self, name: str) -> Any:
         """Return the newest latent that SaveLatent wrote under this name, a float32 tensor."""
