@@ -7,20 +7,29 @@ handed frozen facts and returns findings and JSON-safe details under its own key
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from .compatibility import CompatibilityReport, Finding, ModelCompatibilityChecker
 from .errors import BadInput
+from .formats.safetensors import Header, read_header
 from .host import DEFAULT, WEIGHT_DTYPES, SystemSnapshot
 from .identify import ModelIdentity
-from .model import ModelInfo, ModelType
+from .model import ModelInfo, ModelType, QuantizationType
 
 MAX_SIDE = 16384
 MAX_LENGTH = 4096
 MAX_BATCH = 4096
+# What goes with a model, and where it is looked for.
+COMPANION_FOLDERS: Mapping[str, tuple[str, ...]] = {
+    "second_model": ("diffusion_models", "checkpoints"),
+    "clip": ("text_encoders",),
+    "vae": ("vae",),
+    "lora": ("loras",),
+}
+_PLAIN = ("width", "height", "length", "batch_size", "weight_dtype")
 
 
 @dataclass(frozen=True)
@@ -57,23 +66,86 @@ class CheckOptions:
             )
 
 
+def options_from(
+    values: Mapping[str, Any], find: Callable[[str, Sequence[str]], Path], none: str = "none"
+) -> CheckOptions:
+    """Return options from what a node, a request or a command line was given.
+
+    Args:
+        values: width, height, length, batch_size, weight_dtype, and names of companions; what is left
+            out, None or ``none`` has its default.
+        find: returns the file that a name means, given the folder types to look in.
+
+    Raises:
+        BadInput: a value of the wrong kind.
+        ManagedModelsError: no such companion.
+    """
+    plain = {name: values[name] for name in _PLAIN if values.get(name) is not None}
+    names = {what: values[what] for what in COMPANION_FOLDERS if values.get(what) is not None}
+    return CheckOptions(**plain, companions=resolve_companions(names, find, none))
+
+
+def resolve_companions(
+    names: Mapping[str, Any], find: Callable[[str, Sequence[str]], Path], none: str = "none"
+) -> dict[str, Path]:
+    """Return the files that companions' names mean; those called ``none`` or nothing are left out.
+
+    Raises:
+        BadInput: a name is no text.
+        ManagedModelsError: there is no such file.
+    """
+    for what, name in names.items():
+        if not isinstance(name, str):
+            raise BadInput(f"{what} is {name!r}.", "Give the name of a model file as text.")
+    return {
+        what: find(name, COMPANION_FOLDERS[what])
+        for what, name in names.items()
+        if name.strip() not in ("", none)
+    }
+
+
 @dataclass(frozen=True)
 class Asked:
-    """What an advisor is asked about: a file that could be read, on this machine, for a purpose."""
+    """What an advisor is asked about: a model whose header could be read, on this machine, for a purpose.
+
+    Attributes:
+        path: the file; None for one that is not here, whose header was read from an address.
+        header: of a model that is not here, None for a file and for GGUF; see :meth:`read_header`.
+    """
 
     name: str
-    path: Path
+    path: Path | None
     identity: ModelIdentity
     system: SystemSnapshot
     options: CheckOptions
+    header: Header | None = None
+
+    def read_header(self) -> Header | None:
+        """Return the model's header, from here or from afar; None for GGUF, which has another.
+
+        Raises:
+            ManagedModelsError: the file is not there any more, or no good.
+        """
+        if (
+            self.header is not None
+            or self.path is None
+            or self.identity.quantization is QuantizationType.GGUF
+        ):
+            return self.header
+        return read_header(self.path)
 
 
 @dataclass(frozen=True)
 class Advice:
-    """An answer: findings that join the others, and details under the advisor's key."""
+    """An answer: findings that join the others, and details under the advisor's key.
+
+    Attributes:
+        replaces: codes of findings on the file alone, which this answer says better.
+    """
 
     details: dict[str, Any]
     findings: tuple[Finding, ...] = ()
+    replaces: frozenset[str] = frozenset()
 
 
 class Advisor(Protocol):
@@ -113,16 +185,28 @@ class Checking:
         report = self._checker.report_file(name, path, expected, info)
         return self.extend(report, path, options or CheckOptions())
 
-    def extend(self, report: CompatibilityReport, path: Path, options: CheckOptions) -> CompatibilityReport:
-        """Return the report with the advisors' answers; as it is for a file that could not be read."""
+    def extend(
+        self,
+        report: CompatibilityReport,
+        path: Path | None,
+        options: CheckOptions,
+        header: Header | None = None,
+    ) -> CompatibilityReport:
+        """Return the report with the advisors' answers; as it is for a file that could not be read.
+
+        Args:
+            path, header: see :class:`Asked`.
+        """
         identity = report.subject.identity
         if identity is None:
             return report
-        asked = Asked(report.subject.name, path, identity, report.system, options)
+        asked = Asked(report.subject.name, path, identity, report.system, options, header)
         advice = {advisor.key: advisor.advise(asked) for advisor in self.advisors}
         given = {key: answer for key, answer in advice.items() if answer is not None}
+        replaced = frozenset[str]().union(*(answer.replaces for answer in given.values()))
+        kept = (finding for finding in report.findings if finding.code not in replaced)
         return dataclasses.replace(
             report,
-            findings=(*report.findings, *(f for answer in given.values() for f in answer.findings)),
-            advice={key: answer.details for key, answer in given.items()},
+            findings=(*kept, *(f for answer in given.values() for f in answer.findings)),
+            advice={**report.advice, **{key: answer.details for key, answer in given.items()}},
         )

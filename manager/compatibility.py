@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ManagedModelsError, ModelNotFound
+from .forecast.facts import Kernel, KernelStatus
 from .host import Host, SystemSnapshot
 from .identify import ModelIdentity
+from .identify.gguf import has_unnamed_types
 from .identify.quantization import COMFY_FORMATS, COMFY_QUANT
 from .model import ModelInfo, ModelType, QuantizationType
 from .units import GB, format_bytes
@@ -22,18 +24,8 @@ TOLERANCE = 0.08
 FRAMEWORKS = frozenset({"pytorch", "torch", "comfyui"})
 FIRST_TORCH_WITH_FP8 = "2.1"
 FORMAT_UNSUPPORTED = "format_unsupported"
+GGUF_EXTENSION = "ComfyUI-GGUF"
 
-# Format -> (the words for its arithmetic, the NVIDIA compute capability that has it).
-_NATIVE_SINCE: dict[QuantizationType, tuple[str, str]] = {
-    QuantizationType.FP8_E4M3: ("fp8", "8.9"),
-    QuantizationType.FP8_E5M2: ("fp8", "8.9"),
-    QuantizationType.INT8: ("int8", "7.5"),
-    QuantizationType.INT8_CONVROT: ("int8", "7.5"),
-    QuantizationType.W4A4: ("int4", "7.5"),
-    QuantizationType.W4A8: ("int8", "8.0"),
-    QuantizationType.MXFP8: ("mxfp8", "10.0"),
-    QuantizationType.NVFP4: ("nvfp4", "10.0"),
-}
 _FP8 = (QuantizationType.FP8_E4M3, QuantizationType.FP8_E5M2, QuantizationType.MXFP8)
 _LOADERS = {
     ModelType.LORA: "Load LoRA",
@@ -78,7 +70,7 @@ class Subject:
     """What is judged: a person's words, and what the file says for itself.
 
     ``file_error`` is why there is no identity although the file is there; a model whose file does
-    not exist yet has neither.
+    not exist yet has neither. ``remote`` says that the header came from an address.
     """
 
     name: str
@@ -87,6 +79,7 @@ class Subject:
     identity: ModelIdentity | None
     size_bytes: int | None
     file_error: ManagedModelsError | None = None
+    remote: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,8 @@ class CompatibilityReport:
         """Return the JSON-safe details that the renderer and scripts read."""
         subject = self.subject
         identity = subject.identity
-        state = "present" if identity else "broken" if subject.file_error else "absent"
+        here = "remote" if subject.remote else "present"
+        state = here if identity else "broken" if subject.file_error else "absent"
         return {
             "model": subject.name,
             "version": subject.info.version if subject.info else None,
@@ -334,13 +328,8 @@ def _format_findings(subject: Subject, system: SystemSnapshot) -> Iterator[Findi
     elif subject.info is not None:
         kind = subject.info.quantization
     if kind is QuantizationType.GGUF:
-        yield Finding(
-            "gguf",
-            Severity.NOTE,
-            "It is a GGUF file, which ComfyUI itself does not load.",
-            "Install the ComfyUI-GGUF extension and use its loader.",
-        )
-    if kind not in _NATIVE_SINCE:
+        yield from _gguf_findings(subject.identity, system)
+    if _plain_kind(kind) not in COMFY_FORMATS.values():
         return
     if subject.identity is not None and not loads_layers(subject.identity, system):
         yield Finding(
@@ -365,20 +354,102 @@ def _format_findings(subject: Subject, system: SystemSnapshot) -> Iterator[Findi
             found=torch,
         )
         return
-    words, capability = _NATIVE_SINCE[kind]
-    cards = [g for g in system.gpus if g.backend == "cuda" and g.compute_capability]
-    if any(_at_least(g.compute_capability, capability) for g in cards):
+    yield from _kernel_findings(kind, subject.identity, system)
+
+
+def _gguf_findings(identity: ModelIdentity | None, system: SystemSnapshot) -> Iterator[Finding]:
+    """Name the extension that loads GGUF files, whether it is there, and what could not be read."""
+    text = identity is not None and identity.role is ModelType.TEXT_ENCODER
+    node = "CLIPLoader (GGUF)" if text else "Unet Loader (GGUF)"
+    known = system.knows_comfyui
+    installed = next((name for name in system.extensions if "gguf" in name.lower()), None)
+    if installed is not None:
+        yield Finding(
+            "gguf",
+            Severity.NOTE,
+            f"It is a GGUF file: the extension {installed}, which is installed, loads it.",
+            f"Use its {node!r} node; ComfyUI's own loaders and LoadManagedModel do not read it.",
+            needed=GGUF_EXTENSION,
+            found=installed,
+        )
+    else:
+        there = "which is not installed" if known else "and whether it is there is not known here"
+        yield Finding(
+            "gguf",
+            Severity.BLOCKER if known else Severity.NOTE,
+            "It is a GGUF file, which ComfyUI itself does not load: "
+            f"that takes the extension {GGUF_EXTENSION}, {there}.",
+            f"Install {GGUF_EXTENSION} with ComfyUI-Manager, restart ComfyUI and use its {node!r} node; "
+            "or take the .safetensors file of this model.",
+            needed=GGUF_EXTENSION,
+            found="not installed" if known else "unknown",
+        )
+    if identity is not None and has_unnamed_types(identity):
+        yield Finding(
+            "gguf_package",
+            Severity.NOTE,
+            "How its weights are packed has no name here, because the gguf package is missing or older "
+            "than the file.",
+            "Install it with: pip install --upgrade gguf",
+            needed="gguf",
+            found="not installed, or older",
+        )
+
+
+def _kernel_findings(
+    kind: QuantizationType, identity: ModelIdentity | None, system: SystemSnapshot
+) -> Iterator[Finding]:
+    saves = "It runs all the same, and saves memory: ComfyUI widens each layer when it computes."
+    if identity is not None and kind in _FP8 and not identity.quantization_layout:
+        yield Finding(
+            "emulated",
+            Severity.NOTE,
+            f"Its weights are plain {kind.value}, which ComfyUI widens when it computes, on every card.",
+            "It runs, and saves memory. weight_dtype fp8_e4m3fn_fast, or ComfyUI's --fast, computes in fp8 "
+            "where the card can.",
+        )
         return
-    found = ", ".join(f"{g.name} ({g.compute_capability or g.backend})" for g in system.gpus) or "no GPU"
-    yield Finding(
-        "emulated",
-        Severity.NOTE,
-        f"Its {kind.value} weights are used without {words} arithmetic here: NVIDIA cards have it from "
-        f"compute capability {capability} on, and this machine has {found}.",
-        "It runs all the same, and saves memory: ComfyUI widens each layer when it computes.",
-        needed=f"compute capability {capability}",
-        found=found,
-    )
+    kernel = _kernel_for(kind, system)
+    if kernel is None:
+        yield Finding(
+            "kernel_unknown",
+            Severity.NOTE,
+            f"Whether its {kind.value} weights are computed as they are, or widened first, is not known: "
+            f"{'this ComfyUI does not say' if system.knows_comfyui else 'host unknown'}.",
+            "It loads either way. A running ComfyUI knows: use the node CheckCompatibility, or --server.",
+            needed=f"{kind.value} kernels",
+            found="unknown",
+        )
+    elif kernel.status is KernelStatus.UNSUPPORTED:
+        yield Finding(
+            FORMAT_UNSUPPORTED,
+            Severity.BLOCKER,
+            f"Its {kind.value} weights cannot be computed here: {kernel.reason}.",
+            "Use the original of this model, or another format.",
+            needed=f"{kind.value} kernels",
+            found=kernel.reason,
+        )
+    elif kernel.status is KernelStatus.EMULATED:
+        yield Finding(
+            "emulated",
+            Severity.NOTE,
+            f"Its {kind.value} weights are not computed as they are here: {kernel.reason}.",
+            saves,
+            needed=f"{kind.value} kernels",
+            found=kernel.reason,
+        )
+
+
+def kernel_of(identity: ModelIdentity, system: SystemSnapshot) -> Kernel | None:
+    """Return how this host computes the file's quantized layers; None without any, or if nobody knows."""
+    if not identity.quantization_layout:
+        return None
+    return _kernel_for(identity.quantization, system)
+
+
+def _kernel_for(kind: QuantizationType, system: SystemSnapshot) -> Kernel | None:
+    names = {name for name, known in COMFY_FORMATS.items() if known is _plain_kind(kind)}
+    return next((kernel for kernel in system.kernels or () if kernel.format in names), None)
 
 
 def loads_layers(identity: ModelIdentity, system: SystemSnapshot) -> bool:
@@ -397,10 +468,6 @@ def _plain_kind(kind: QuantizationType) -> QuantizationType:
 def _older(found: str, needed: str) -> bool:
     """Tell whether an installed version is older; one that nobody can read gets the benefit of the doubt."""
     return parse_version(found) is not None and compare_versions(found, needed) < 0
-
-
-def _at_least(found: str | None, needed: str) -> bool:
-    return found is not None and compare_versions(found, needed) >= 0
 
 
 def _memory_notes(subject: Subject, system: SystemSnapshot) -> Iterator[Finding]:
@@ -476,6 +543,12 @@ class ModelCompatibilityChecker:
             )
         return assess(subject, self._host.system())
 
+    def report_remote(
+        self, name: str, identity: ModelIdentity | None, size: int | None, error: ManagedModelsError | None
+    ) -> CompatibilityReport:
+        """Return the verdict on a model that is not here, whose header was read or is broken (``error``)."""
+        return assess(Subject(name, None, None, identity, size, error, remote=True), self._host.system())
+
     @staticmethod
     def compare_versions(a: str, b: str) -> int:
         """Return -1, 0 or 1 as ``a`` is older than, the same as or newer than ``b`` (PEP 440)."""
@@ -486,10 +559,9 @@ class ModelCompatibilityChecker:
         return self._host.system().to_dict()
 
     def _read_identity(self, path: Path) -> ModelIdentity:
-        from .formats.safetensors import read_header
-        from .identify import identify
+        from .identify import read_identity
 
-        return identify(read_header(path), self._host.detect)
+        return read_identity(path, self._host.detect)
 
     def _subject(self, name: str, info: ModelInfo | None, expected: ModelType | None, path: Path) -> Subject:
         absent = Subject(name, info, expected, None, None)

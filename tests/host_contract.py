@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from managed_models.manager.errors import HostRequired, LoadFailed, NotAvailable
+from managed_models.manager.forecast.facts import Confidence
 from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.host import WEIGHT_DTYPES, Host, LoadRequest
 from managed_models.manager.identify import identify
@@ -206,6 +207,31 @@ def takes_progress_outside_a_job(host: Host, models: Path) -> None:
     host.throw_if_cancelled()
 
 
+def foresees_what_it_loads(host: Host, models: Path) -> None:
+    header = read_header(models / "diffusion_models" / WAN)
+    for dtype in ("default", "as_stored", "fp16"):
+        expected = host.footprint(header, dtype)
+        assert expected is not None
+        assert expected.latent == (16, 3, 8, 4)
+        stored = next(iter(identify(header).dtypes))
+        request = LoadRequest(header.path, ModelType.DIFFUSION, dtype, stored)
+        if expected.confidence is Confidence.EXACT:
+            assert expected.weight_bytes == host.load(request).size_bytes
+            assert expected.source == host.name
+            assert (expected.inference_bytes((1, 16, 21, 60, 104)) or 0) > 0
+    assert host.vae_footprint(header, (1, 16, 21, 60, 104)) is None or not host.system().knows_comfyui
+
+
+def knows_its_kernels_or_says_so(host: Host, models: Path) -> None:
+    kernels, system = host.kernels(), host.system()
+    if kernels is None:
+        assert system.kernels is None
+        return
+    assert kernels.keys() == system.layer_formats
+    assert [kernel.format for kernel in system.kernels or ()] == list(kernels)
+    assert all(kernel.format == name and kernel.reason for name, kernel in kernels.items())
+
+
 CHECKS: dict[str, Callable[[Host, Path], Any]] = {
     check.__name__: check
     for check in (
@@ -230,5 +256,7 @@ CHECKS: dict[str, Callable[[Host, Path], Any]] = {
         tells_its_memory,
         remembers_no_prompt_that_never_was,
         takes_progress_outside_a_job,
+        foresees_what_it_loads,
+        knows_its_kernels_or_says_so,
     )
 }

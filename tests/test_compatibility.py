@@ -27,13 +27,14 @@ from managed_models.manager.compatibility import (
 from managed_models.manager.demo import layouts
 from managed_models.manager.demo.tiny import write_random_model
 from managed_models.manager.errors import FileError, InvalidHeader, ManagedModelsError, ModelNotFound
+from managed_models.manager.forecast.facts import Kernel, KernelStatus
 from managed_models.manager.host import Gpu, SystemSnapshot
 from managed_models.manager.identify import ModelIdentity
 from managed_models.manager.local_host import LocalHost
 from managed_models.manager.report import render_check
 from managed_models.manager.units import GB
 from support.files import shapes_file
-from support.machines import APPLE, CPU_ONLY, ROCM, SMALL_WINDOWS, nvidia
+from support.machines import APPLE, CPU_ONLY, INTEL, ROCM, SMALL_WINDOWS, kernels, nvidia
 
 FP8 = QuantizationType.FP8_E4M3
 BLOCKER, SLOW, NOTE = Severity.BLOCKER, Severity.SLOW, Severity.NOTE
@@ -261,39 +262,60 @@ NATIVE = [
 def test_a_format_is_emulated_below_its_compute_capability(
     kind: QuantizationType, first: str, newer: str, older: str
 ) -> None:
-    identity = make_identity(quantization=kind)
+    identity = make_identity(quantization=kind, quantization_layout="comfy_quant")
     assert judge(nvidia(24.0, first), identity=identity).findings == ()
     assert judge(nvidia(24.0, newer), identity=identity).findings == ()
     report = judge(nvidia(24.0, older), identity=identity)
     assert found(report) == {"emulated": NOTE}
     assert report.compatible
-    assert report.findings[0].needed == f"compute capability {first}"
-    assert older in report.findings[0].found
+    assert report.findings[0].needed == f"{kind.value} kernels"
+    assert report.findings[0].found == "this GPU (cuda:0) has no arithmetic for it"
 
 
 @pytest.mark.parametrize(
     ("system", "words"),
     [
-        (CPU_ONLY, "no GPU"),
-        (APPLE, "Apple Silicon (mps)"),
-        (ROCM, "AMD Radeon RX 7900 XTX (rocm)"),
-        (SMALL_WINDOWS, "NVIDIA GeForce (8.6)"),
+        (CPU_ONLY, "the CPU has no arithmetic for it"),
+        (APPLE, "this GPU (mps) has no arithmetic for it"),
+        (ROCM, "this GPU (cuda:0) has no arithmetic for it"),
+        (INTEL, "this GPU (xpu:0) has no arithmetic for it"),
+        (SMALL_WINDOWS, "this GPU (cuda:0) has no arithmetic for it"),
     ],
 )
 @pytest.mark.parametrize("kind", [FP8, QuantizationType.NVFP4])
 def test_quantized_weights_run_emulated_where_there_is_no_such_card(
     system: SystemSnapshot, words: str, kind: QuantizationType
 ) -> None:
-    report = judge(system, identity=make_identity(quantization=kind))
+    report = judge(system, identity=make_identity(quantization=kind, quantization_layout="comfy_quant"))
     assert found(report) == {"emulated": NOTE}
     assert report.compatible
     assert report.findings[0].found == words
+    assert words in report.findings[0].message
 
 
-def test_one_new_card_among_old_ones_is_enough() -> None:
-    cards = (*nvidia(24.0, "7.5").gpus, *nvidia(24.0, "8.9").gpus)
-    system = replace(nvidia(), gpus=cards)
-    assert judge(system, identity=make_identity(quantization=FP8)).findings == ()
+def test_the_kernels_decide_and_not_the_name_of_the_card() -> None:
+    identity = make_identity(quantization=QuantizationType.INT8, quantization_layout="comfy_quant")
+    system = replace(nvidia(24.0, "12.0"), kernels=kernels("12.0", cuda="12.8"))
+    report = judge(system, identity=identity)
+    assert found(report) == {"emulated": NOTE}
+    assert "CUDA 12.8" in report.findings[0].message
+    assert "CUDA 13" in report.findings[0].message
+
+
+@pytest.mark.parametrize(("knows", "words"), [(True, "this ComfyUI does not say"), (False, "host unknown")])
+@pytest.mark.parametrize("capability", ["6.1", "8.9", "12.0"])
+def test_nothing_is_guessed_from_the_card(knows: bool, words: str, capability: str) -> None:
+    system = replace(nvidia(24.0, capability), knows_comfyui=knows, kernels=None)
+    report = judge(system, identity=make_identity(quantization=FP8, quantization_layout="comfy_quant"))
+    assert found(report) == {"kernel_unknown": NOTE}
+    assert words in report.findings[0].message
+
+
+def test_a_format_that_nothing_computes_is_blocked() -> None:
+    system = replace(nvidia(), kernels=(Kernel("nvfp4", KernelStatus.UNSUPPORTED, "it was removed"),))
+    report = judge(system, identity=make_identity(quantization=QuantizationType.NVFP4))
+    assert found(report) == {"format_unsupported": BLOCKER}
+    assert "it was removed" in report.findings[0].message
 
 
 @pytest.mark.parametrize("kind", [QuantizationType.NONE, QuantizationType.BF16, QuantizationType.FP16])
@@ -339,11 +361,12 @@ def test_marked_layers_that_this_comfyui_does_not_know_are_blocked(
         assert report.findings[0].found == (", ".join(sorted(known or ())) or "none")
 
 
-@pytest.mark.parametrize("layout", ["scaled_fp8", ""])
-def test_the_older_marker_and_plain_fp8_load_in_every_comfyui(layout: str) -> None:
+@pytest.mark.parametrize(("layout", "codes"), [("scaled_fp8", {}), ("", {"emulated": NOTE})])
+def test_the_older_marker_and_plain_fp8_load_in_every_comfyui(layout: str, codes: dict[str, Any]) -> None:
     system = replace(nvidia(24.0, "12.0"), layer_formats=frozenset())
-    identity = make_identity(quantization=FP8, quantization_layout=layout)
-    assert judge(system, identity=identity).findings == ()
+    report = judge(system, identity=make_identity(quantization=FP8, quantization_layout=layout))
+    assert found(report) == codes  # plain fp8 is widened even where the card has fp8
+    assert report.compatible
 
 
 def test_the_declared_format_counts_while_there_is_no_file() -> None:
@@ -353,7 +376,7 @@ def test_the_declared_format_counts_while_there_is_no_file() -> None:
 
 def test_a_gguf_model_is_told_which_extension_it_needs() -> None:
     report = judge(CPU_ONLY, make_info(quantization=QuantizationType.GGUF))
-    assert found(report) == {"gguf": NOTE}
+    assert found(report) == {"gguf": BLOCKER}
     assert "ComfyUI-GGUF" in report.findings[0].remedy
 
 

@@ -1,0 +1,1 @@
+"""What a run takes, before anything is loaded: decided purely from frozen facts."""

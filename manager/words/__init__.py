@@ -1,0 +1,1 @@
+"""The words of answers, each from the JSON-safe details of one."""
