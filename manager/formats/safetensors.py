@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 from ..errors import FileError, InvalidHeader, ModelNotFound, NotSafetensors
 from ..units import format_bytes
 from .dtypes import DTYPE_BITS
-from .sniff import SNIFF_BYTES, describe_foreign
+from .sniff import GGUF_FILE, SNIFF_BYTES, describe_foreign
 
 MAX_HEADER_BYTES = 100_000_000
 _LENGTH = struct.Struct("<Q")
@@ -47,13 +47,17 @@ class TensorInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class Header:
-    """A checked header. ``tensors`` is in file order and covers every byte after ``data_start``."""
+    """A checked header. ``tensors`` is in file order and covers every byte after ``data_start``.
+
+    ``in_file`` is False where only the header is here: ``path`` is a name then, and no tensor can be read.
+    """
 
     path: Path
     file_size: int
     data_start: int
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorInfo]
+    in_file: bool = True
 
 
 class _Duplicate(Exception):
@@ -96,10 +100,25 @@ def _read(path: Path, file: BinaryIO) -> Header:
         raise FileError(f"{path} is not a regular file.", "Name a model file.")
     size = status.st_size
     start = file.read(SNIFF_BYTES)
+    needed = header_end(path, start, size) - len(start)
+    return header_from_bytes(path, start + file.read(needed) if needed > 0 else start, size)
+
+
+def header_end(path: Path, start: bytes, size: int | None) -> int:
+    """Return how many bytes from the first one hold the whole header.
+
+    Args:
+        path: names the file in words.
+        start: its first bytes, ``SNIFF_BYTES`` or more where it has them.
+        size: of the whole file, None where nobody says.
+
+    Raises:
+        NotSafetensors, InvalidHeader: see :func:`read_header`.
+    """
     if not _looks_right(start):
         _refuse_foreign(path, start)
     if len(start) < 8:
-        _fail(path, "truncated", f"it has {size} bytes, and the header's length alone takes 8")
+        _fail(path, "truncated", f"it has {len(start)} bytes, and the header's length alone takes 8")
     (length,) = _LENGTH.unpack_from(start)
     if length > MAX_HEADER_BYTES:
         _fail(
@@ -107,20 +126,32 @@ def _read(path: Path, file: BinaryIO) -> Header:
             "header_too_large",
             f"its header says it is {length} bytes long, and the format allows {MAX_HEADER_BYTES}",
         )
-    if 8 + length > size:
+    if size is not None and 8 + length > size:
         _fail(
             path,
             "truncated",
             f"its header needs {8 + length} bytes and the file has {size}",
             "The download is not complete: get it again.",
         )
-    raw = start[8 : 8 + length]
-    if length > len(raw):
-        raw += file.read(length - len(raw))
-    document = _parse(path, raw)
+    return int(8 + length)
+
+
+def header_from_bytes(path: Path, start: bytes, size: int | None, in_file: bool = True) -> Header:
+    """Check the header in the first bytes of a file, :func:`header_end` of them or more.
+
+    Args:
+        path, size: see :func:`header_end`; where nobody says the size, what the tensors need is taken.
+        in_file: whether the tensors can be read from ``path``.
+
+    Raises:
+        NotSafetensors, InvalidHeader: see :func:`read_header`.
+    """
+    end = header_end(path, start, size)
+    document = _parse(path, start[8:end])
     metadata = _metadata(path, document.pop("__metadata__", None))
-    tensors = _tensors(path, document, size - 8 - length)
-    return Header(path, size, 8 + length, metadata, tensors)
+    tensors = _tensors(path, document, None if size is None else size - end)
+    needed = end + max((info.end for info in tensors.values()), default=0)
+    return Header(path, needed if size is None else size, end, metadata, tensors, in_file)
 
 
 def _looks_right(start: bytes) -> bool:
@@ -147,7 +178,7 @@ def _remedy_for(foreign: str) -> str:
             "Pickles can run code when they are opened, so Managed Models leaves them alone: "
             "use the .safetensors version of this model, or ComfyUI's own loader."
         )
-    if "GGUF" in foreign:
+    if foreign == GGUF_FILE:
         return "Use the loader of the ComfyUI-GGUF extension for it."
     return "Get the .safetensors file of this model again."
 
@@ -204,7 +235,7 @@ def _metadata(path: Path, found: Any) -> dict[str, str]:
     return found
 
 
-def _tensors(path: Path, document: dict[str, Any], data_size: int) -> dict[str, TensorInfo]:
+def _tensors(path: Path, document: dict[str, Any], data_size: int | None) -> dict[str, TensorInfo]:
     infos: list[tuple[int, int, str, TensorInfo]] = []
     bits_of = DTYPE_BITS.get
     for name, entry in document.items():
@@ -260,7 +291,7 @@ def _explain(path: Path, name: str, entry: Any) -> NoReturn:
     _fail(path, "shape", f"tensor {name!r} has the shape {entry['shape']!r}", tensor=name)
 
 
-def _check_cover(path: Path, infos: list[tuple[int, int, str, TensorInfo]], data_size: int) -> None:
+def _check_cover(path: Path, infos: list[tuple[int, int, str, TensorInfo]], data_size: int | None) -> None:
     """Check that the tensors lie back to back from the first byte of data to the last."""
     position = 0
     for start, end, name, _ in infos:
@@ -269,6 +300,8 @@ def _check_cover(path: Path, infos: list[tuple[int, int, str, TensorInfo]], data
             words = "overlaps the one before it" if kind == "overlap" else "leaves a hole before it"
             _fail(path, kind, f"tensor {name!r} {words} (byte {start}, expected {position})", tensor=name)
         position = end
+    if data_size is None:
+        return
     if position > data_size:
         _fail(
             path,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 SNIFF_BYTES = 64
+GGUF_FILE = "a GGUF file"
 
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a PyTorch pickle checkpoint or another zip archive"),
-    (b"GGUF", "a GGUF file"),
+    (b"GGUF", GGUF_FILE),
     (b"version https://git-lfs", "a Git LFS pointer: the model itself was never downloaded"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x89PNG", "a PNG picture"),

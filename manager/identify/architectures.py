@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from ..formats.safetensors import TensorInfo
 
@@ -38,6 +39,8 @@ class Architecture:
     shapes: Mapping[str, Shape] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
 
+
+Row = TypeVar("Row", bound=Architecture)
 
 _FLUX_NORM = "double_blocks.0.img_attn.norm.key_norm.scale|double_blocks.0.img_attn.norm.key_norm.weight"
 _HUNYUAN = "txt_in.individual_token_refiner.blocks.0.norm1.weight"
@@ -355,6 +358,11 @@ def match_architecture(
     tensors: Mapping[str, TensorInfo], prefix: str, rows: Iterable[Architecture] = ARCHITECTURES
 ) -> Architecture | None:
     """Return the first row that the tensors under ``prefix`` satisfy."""
+    return first_match(tensors, prefix, rows)
+
+
+def first_match(tensors: Mapping[str, TensorInfo], prefix: str, rows: Iterable[Row]) -> Row | None:
+    """Return the first row, of an architecture or of another kind of layout, that the tensors satisfy."""
     for row in rows:
         if (
             all(_has(tensors, prefix, key) for key in row.keys)

@@ -94,7 +94,9 @@ class ModelIdentity:
         return cls(**facts)
 
 
-class _Kind(NamedTuple):
+class Kind(NamedTuple):
+    """What a file's tensors say that it is; see :class:`ModelIdentity`."""
+
     role: ModelType
     architecture: str | None
     title: str
@@ -109,7 +111,7 @@ def identify(header: Header, detect: Detect | None = None) -> ModelIdentity:
         header: of the file.
         detect: a host's own detection; our table is asked when it is None or finds nothing.
     """
-    kind = _kind_of(header, detect)
+    kind = kind_of(header, detect)
     parts: tuple[str, ...] = ()
     if kind.role is ModelType.DIFFUSION:
         parts = checkpoint_parts(header.tensors)
@@ -141,23 +143,24 @@ def identify(header: Header, detect: Detect | None = None) -> ModelIdentity:
     )
 
 
-def _kind_of(header: Header, detect: Detect | None) -> _Kind:
+def kind_of(header: Header, detect: Detect | None) -> Kind:
+    """Return what the tensors' names and shapes show."""
     # An adapter's tensors are named after the layers that it changes, so adapters come first.
     rule = find_role(header.tensors)
     if rule and rule.role in (ModelType.LORA, ModelType.CONTROLNET):
-        return _Kind(rule.role, None, rule.title, OUR_TABLE, "")
+        return Kind(rule.role, None, rule.title, OUR_TABLE, "")
     found = detect(header) if detect else None
     if found:
         row = architecture_of_class(found.comfy_class, header.tensors, found.prefix)
         architecture = row.id if row else found.comfy_class.lower()
         title = row.title if row else found.comfy_class
-        return _Kind(ModelType.DIFFUSION, architecture, title, found.source, found.prefix)
+        return Kind(ModelType.DIFFUSION, architecture, title, found.source, found.prefix)
     match = find_architecture(header.tensors)
     if match:
-        return _Kind(ModelType.DIFFUSION, match[0].id, match[0].title, OUR_TABLE, match[1])
+        return Kind(ModelType.DIFFUSION, match[0].id, match[0].title, OUR_TABLE, match[1])
     if rule:
-        return _Kind(rule.role, None, rule.title, OUR_TABLE, "")
-    return _Kind(ModelType.OTHER, None, "unknown", "", "")
+        return Kind(rule.role, None, rule.title, OUR_TABLE, "")
+    return Kind(ModelType.OTHER, None, "unknown", "", "")
 
 
 def _parameters(weights: dict[str, TensorInfo], formats: dict[str, QuantizationType]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import InvalidHeader
@@ -99,6 +99,8 @@ def find_quantization(
     if marked:
         kind = marked.most_common(1)[0][0]
         words = _WORDS.get(kind, kind.value)
+        if kind is QuantizationType.NONE and not header.in_file:
+            words = "quantized; in which format shows only after the download"
         if len(marked) > 1:
             words = "mixed: " + ", ".join(_WORDS.get(k, k.value) for k, _ in marked.most_common())
         layout = SCALED_FP8 if any(_is_old_marker(name) for name in header.tensors) else COMFY_QUANT
@@ -139,6 +141,8 @@ def _layer_markers(header: Header) -> dict[str, Mapping[str, object]]:
     names = [name for name in header.tensors if name.endswith(LAYER_MARKER)]
     if not names:
         return {}
+    if not header.in_file:
+        return {layer: {"format": _stored_format(header, layer)} for layer in _layers(names)}
     conf: dict[str, Mapping[str, object]] = {}
     with open(header.path, "rb") as file:
         for name in names:
@@ -151,6 +155,24 @@ def _layer_markers(header: Header) -> dict[str, Mapping[str, object]]:
             except (ValueError, TypeError, RecursionError) as error:
                 raise _broken(header, name) from error
     return conf
+
+
+def _layers(markers: Iterable[str]) -> list[str]:
+    return [name[: -len(LAYER_MARKER)] for name in markers]
+
+
+def _stored_format(header: Header, layer: str) -> str:
+    """Return the format that a layer's tensors show without its marker; empty where several are alike."""
+    weight, scale = (header.tensors.get(f"{layer}.{part}") for part in ("weight", "weight_scale"))
+    if weight is None:
+        return ""
+    if f"{layer}.weight_scale_2" in header.tensors:
+        return "nvfp4"
+    if f"{layer}.weight_s_rel" in header.tensors or f"{layer}.weight_codebook" in header.tensors:
+        return "asym_w4a8_int8"
+    if scale is not None and scale.dtype == "U8":
+        return "mxfp8"
+    return {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}.get(weight.dtype, "")
 
 
 def _broken(header: Header, name: str) -> InvalidHeader:

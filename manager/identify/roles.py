@@ -88,6 +88,7 @@ ROLE_RULES: tuple[RoleRule, ...] = (
             "decoder.middle.0.residual.",
             "decoder.layers.1.layers.0.beta",
             "decoder.22.bias",
+            "blocks.2.blocks.3.stack.5.weight",
             "taesd_decoder.",
             "taesd_encoder.",
             "first_stage_model.decoder.",
