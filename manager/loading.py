@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,16 +18,21 @@ from .compatibility import (
 from .config import parse_duration
 from .errors import BadInput, Incompatible, NotAvailable, NotSafetensors, UnfilledOutputError
 from .files import FileIdentity
+from .formats.sniff import GGUF_FILE
 from .host import AS_STORED, DEFAULT, WEIGHT_DTYPES, Host, LoadedParts, LoadRequest, ModelFile
 from .identify import ModelIdentity
 from .library import Library, try_identity
 from .model import ModelType, QuantizationType
 from .placement import CPU, WeightSizes, Wish, place, weight_sizes
 from .pool import ModelPool, PoolKey
+from .registry import Registry
+from .variants import Family, Variants
+from .words import variants as words
 
 WARN = "warn"
 ERROR = "error"
-ON_MISFIT = (WARN, ERROR)
+USE_SMALLER = "use_smaller"
+ON_MISFIT = (WARN, ERROR, USE_SMALLER)
 
 
 class UnfilledOutput:
@@ -50,6 +55,14 @@ class UnfilledOutput:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The file that a load takes; ``instead`` says why it is another one than was chosen, else None."""
+
+    file: ModelFile
+    instead: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Loaded:
     """The parts of a loaded model, and JSON-safe details for ``report.render_load``."""
 
@@ -65,15 +78,55 @@ class Loader:
         library: knows the files.
         checker: judges before anything is read.
         pool: has what is loaded already, and does the loading.
+        variants: knows what to take instead of a model that does not fit.
     """
 
     def __init__(
-        self, host: Host, library: Library, checker: ModelCompatibilityChecker, pool: ModelPool
+        self,
+        host: Host,
+        library: Library,
+        checker: ModelCompatibilityChecker,
+        pool: ModelPool,
+        variants: Variants | None = None,
     ) -> None:
         self._host = host
         self._library = library
         self._checker = checker
         self._pool = pool
+        self._variants = variants or Variants(host, library, Registry())
+
+    def choose(self, file: ModelFile, weight_dtype: str = DEFAULT, device: str = DEFAULT) -> Choice:
+        """Return what ``use_smaller`` loads: the file, or where it does not fit its best variant that does.
+
+        Raises:
+            Incompatible: no installed variant fits that is surely the same model.
+            FileError, ModelNotFound: the file is not there, or no good.
+        """
+        identity = self._library.identity(file.path)
+        if not identity.is_diffusion:
+            return Choice(file)  # loading says what is wrong with it
+        family = self._family(file, identity, weight_dtype, device, making=False)
+        best = family.way_out.best
+        if family.subject.fits:
+            return Choice(file)
+        if best is None:
+            details = self._family(file, identity, weight_dtype, device, making=True).to_dict()
+            raise Incompatible(*words.no_variant_words(file.name, details))
+        return Choice(family.files[best], words.instead_details(file.name, family.to_dict()))
+
+    def _family(
+        self, file: ModelFile, identity: ModelIdentity, weight_dtype: str, device: str, making: bool
+    ) -> Family:
+        return self._variants.family(
+            file.name,
+            file.path,
+            identity,
+            self._host.system(),
+            weight_dtype,
+            self._releasable,
+            device == CPU,
+            making,
+        )
 
     def load(
         self,
@@ -90,7 +143,8 @@ class Loader:
 
         Args:
             weight_dtype: one of ``WEIGHT_DTYPES``; concerns the diffusion part.
-            on_misfit: ``warn`` reports problems, ``error`` refuses to load with them.
+            on_misfit: ``warn`` reports problems, ``error`` refuses to load with them, ``use_smaller``
+                takes the best installed variant that fits.
             folder: the folder type it came from, if any.
             keep_alive: how long it stays after its last use; the setting's when None.
             device: ``default``, or one of the host's.
@@ -98,14 +152,20 @@ class Loader:
 
         Raises:
             BadInput: an unknown value, or a file of another role.
-            Incompatible: something blocks it, and ``on_misfit`` is ``error``.
+            Incompatible: something blocks it and ``on_misfit`` is ``error``, or nothing fits instead.
             FileError, ModelNotFound, LoadFailed: the file is not there, no good, or refused.
         """
         _check_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
-        _check_choice("on_misfit", on_misfit, ON_MISFIT, later=("use_smaller",))
+        _check_choice("on_misfit", on_misfit, ON_MISFIT)
+        instead = None
+        if on_misfit == USE_SMALLER:
+            choice = self.choose(ModelFile(folder, name, path), weight_dtype, device)
+            name, path, folder = choice.file.name, choice.file.path, choice.file.folder or folder
+            instead = choice.instead
         identity = self._library.identity(path)
         expected = ModelType.CHECKPOINT if folder == "checkpoints" else ModelType.DIFFUSION
         report = self._checker.report_file(name, path, expected, self._library.info_of(path))
+        _refuse_gguf(name, identity)
         _refuse_wrong_role(name, identity)
         _refuse_noise(name, report)
         if on_misfit == ERROR and not report.compatible:
@@ -125,6 +185,7 @@ class Loader:
             identity=identity.to_dict(),
             dtype=precision,
             weight_dtype=weight_dtype,
+            instead=instead,
             unfilled={output: f"use {loader!r}" for output, loader in unfilled.items()},
             findings=[finding.to_dict() for finding in report.findings],
         )
@@ -233,9 +294,17 @@ class Loader:
                 return found
         return None
 
-    def _releasable(self) -> int:
-        """Return the bytes of RAM that the pool gives back when a load needs them."""
-        return sum(m.ram_bytes for m in self._pool.models() if not (m.held or m.busy or m.pinned))
+    def _releasable(self, own: Collection[Path] = ()) -> int:
+        """Return the bytes of RAM that the pool gives back when a load needs them.
+
+        Args:
+            own: files whose models count as well, in use or not: the load is of one of them.
+        """
+        return sum(
+            m.ram_bytes
+            for m in self._pool.models()
+            if not (m.held or m.busy or m.pinned) or not set(own).isdisjoint(m.paths)
+        )
 
     def _is_cpu(self, request: LoadRequest) -> bool:
         return CPU in (request.device, *self._host.devices()[:1])
@@ -253,6 +322,8 @@ class Loader:
 
     def _refuse_other_role(self, file: ModelFile, role: ModelType, words: str) -> None:
         identity, error = try_identity(self._library, file.path)
+        if identity is not None:
+            _refuse_gguf(file.name, identity)
         if isinstance(error, NotSafetensors) or identity is None:
             return  # ComfyUI reads pickles of these kinds, and says itself what is wrong with others
         if identity.recognised and identity.role not in (role, ModelType.CHECKPOINT):
@@ -302,10 +373,8 @@ def _details(name: str, parts: LoadedParts) -> dict[str, Any]:
 _LOADERS = {"CLIP": "Load CLIP", "VAE": "Load VAE"}
 
 
-def _check_choice(option: str, value: str, choices: Sequence[str], later: Sequence[str] = ()) -> None:
-    """Refuse a value that does not exist, or that a later version will have."""
-    if value in later:
-        raise NotAvailable(f"{option} {value!r} is not built yet.", f"Use one of {', '.join(choices)}.")
+def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a value that does not exist."""
     if value not in choices:
         raise BadInput(f"{option} is {value!r}.", f"Use one of {', '.join(choices)}.")
 
@@ -319,6 +388,15 @@ def _fill(parts: LoadedParts, name: str) -> dict[str, str]:
 def unfilled_output(output: str, name: str) -> UnfilledOutput:
     """Return what stands for an output (``CLIP`` or ``VAE``) that the file ``name`` does not hold."""
     return UnfilledOutput(output, name, _LOADERS[output])
+
+
+def _refuse_gguf(name: str, identity: ModelIdentity) -> None:
+    if identity.quantization is QuantizationType.GGUF:
+        raise NotSafetensors(
+            f"{name} is a GGUF file, which this node does not load.",
+            "Use the loader of the ComfyUI-GGUF extension for it.",
+            looks_like=GGUF_FILE,
+        )
 
 
 def _refuse_wrong_role(name: str, identity: ModelIdentity) -> None:

@@ -3,18 +3,58 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..manager.comfy_host import get_manager
+from ..manager.checking import (
+    COMPANION_FOLDERS,
+    MAX_BATCH,
+    MAX_LENGTH,
+    MAX_SIDE,
+    CheckOptions,
+    options_from,
+    resolve_companions,
+)
+from ..manager.comfy_host import get_manager, stock
+from ..manager.comfy_host.linked import note_model_name
+from ..manager.compatibility import CompatibilityReport
 from ..manager.errors import ManagedModelsError
-from ..manager.host import DEFAULT
+from ..manager.host import DEFAULT, WEIGHT_DTYPES
 from ..manager.library import ModelName
+from ..manager.remote.address import parse_address
 from ..manager.report import render_check
-from .common import NONE, make_input, make_schema, refuse_unbuilt, report_ui
+from .common import NONE, make_input, make_schema, never_the_same, report_ui, swap_ui
 
-_LATER = "Not built yet: leave it as it is."
+_NUMBERS = (
+    ("width", 0, MAX_SIDE, "Of the picture, in pixels; 0 is the model's usual."),
+    ("height", 0, MAX_SIDE, "Of the picture, in pixels; 0 is the model's usual."),
+    ("length", 0, MAX_LENGTH, "Frames of the video; 0 is the model's usual."),
+    ("batch_size", 1, MAX_BATCH, "Pictures or videos at once."),
+)
+# Input -> (what it is among the companions, its tooltip).
+_COMPANIONS = {
+    "second_model_name": (
+        "second_model",
+        "The other half of a pair such as Wan 2.2's high noise and low noise: says whether both fit in RAM, "
+        "and when to let the first go.",
+    ),
+    "clip_name": (
+        "clip",
+        "The text encoder that goes with it: says whether it belongs to the model, and what it takes.",
+    ),
+    "vae_name": (
+        "vae",
+        "The VAE that goes with it: says whether it belongs to the model, what decoding takes, and whether "
+        "it needs tiles.",
+    ),
+    "lora_name": (
+        "lora",
+        "A LoRA for it: says whether it was made for this model, and how many of its layers would be used.",
+    ),
+}
 
 
 class CheckCompatibility(io.ComfyNode):
@@ -40,37 +80,47 @@ class CheckCompatibility(io.ComfyNode):
                     make_input(
                         io.Int,
                         name,
-                        default=default,
-                        min=default,
-                        max=default,
+                        default=least,
+                        min=least,
+                        max=most,
                         optional=True,
                         advanced=True,
-                        tooltip=_LATER,
+                        tooltip=tooltip,
                     )
-                    for name, default in (("width", 0), ("height", 0), ("length", 0), ("batch_size", 1))
+                    for name, least, most, tooltip in _NUMBERS
                 ),
                 make_input(
                     io.Combo,
                     "weight_dtype",
-                    options=[DEFAULT],
+                    options=list(WEIGHT_DTYPES),
                     default=DEFAULT,
                     optional=True,
                     advanced=True,
-                    tooltip=_LATER,
+                    tooltip="How the weights would be kept in memory: as in LoadManagedModel.",
                 ),
                 *(
                     make_input(
                         io.Combo,
                         name,
-                        options=[NONE],
+                        options=_companions(what),
                         default=NONE,
                         optional=True,
                         advanced=True,
-                        tooltip=_LATER,
+                        tooltip=tooltip,
                     )
-                    for name in ("second_model_name", "clip_name", "vae_name", "lora_name")
+                    for name, (what, tooltip) in _COMPANIONS.items()
                 ),
-                make_input(io.String, "url", default="", optional=True, advanced=True, tooltip=_LATER),
+                make_input(
+                    io.String,
+                    "url",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Judge the model at this address instead, before it is downloaded: https://... "
+                    "or hf:owner/repository/path/file.safetensors[@revision]. Only its header is fetched. "
+                    "While this is empty, nothing is asked of the network; addresses of this machine and "
+                    "its own network are never asked.",
+                ),
             ],
             outputs=[
                 io.AnyType.Output(display_name="model_name"),
@@ -81,18 +131,31 @@ class CheckCompatibility(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model_name: str | None) -> bool | str:
-        if model_name is None:
-            return True
+    def validate_inputs(
+        cls,
+        model_name: str | None,
+        url: str | None = "",
+        second_model_name: str | None = NONE,
+        clip_name: str | None = NONE,
+        vae_name: str | None = NONE,
+        lora_name: str | None = NONE,
+    ) -> bool | str:
+        companions = (second_model_name, clip_name, vae_name, lora_name)
+        given = {what: name for (what, _), name in zip(_COMPANIONS.values(), companions, strict=True) if name}
         try:
-            get_manager().library.find(model_name)
+            resolve_companions(given, _find)
+            if url is None or url.strip():  # the address is judged, whether that file is here or not
+                if url is not None:
+                    parse_address(url)
+            elif model_name is not None:
+                get_manager().library.find(model_name)
         except ManagedModelsError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> float:
-        return float("nan")  # memory and files change: a verdict is never taken from the cache
+    def fingerprint_inputs(cls, **_: Any) -> int:
+        return never_the_same()  # memory and files change: a verdict is never taken from the cache
 
     @classmethod
     def execute(  # type: ignore[override]
@@ -109,24 +172,55 @@ class CheckCompatibility(io.ComfyNode):
         lora_name: str = NONE,
         url: str = "",
     ) -> io.NodeOutput:
-        refuse_unbuilt(
+        options = options_from(
             {
-                "width": (width, 0),
-                "height": (height, 0),
-                "length": (length, 0),
-                "batch_size": (batch_size, 1),
-                "weight_dtype": (weight_dtype, DEFAULT),
-                "second_model_name": (second_model_name, NONE),
-                "clip_name": (clip_name, NONE),
-                "vae_name": (vae_name, NONE),
-                "lora_name": (lora_name, NONE),
-                "url": (url, ""),
-            }
+                "width": width,
+                "height": height,
+                "length": length,
+                "batch_size": batch_size,
+                "weight_dtype": weight_dtype,
+                "second_model": second_model_name,
+                "clip": clip_name,
+                "vae": vae_name,
+                "lora": lora_name,
+            },
+            _find,
         )
-        manager = get_manager()
-        file = manager.library.find(model_name)
-        report = manager.check_file(file)
+        name, report = _judge(model_name, url.strip(), options)
         details = report.to_dict()
         text = render_check(details)
-        name = ModelName(file.name, file.folder)
-        return io.NodeOutput(name, report.compatible, text, json.dumps(details), ui=report_ui(text))
+        if isinstance(name, ModelName):
+            note_model_name(name)
+        ui = report_ui(text) | swap_ui(None if url.strip() else details.get("variants"))
+        return io.NodeOutput(name, report.compatible, text, json.dumps(details), ui=ui)
+
+
+def _companions(what: str) -> list[str]:
+    """Return what the stock loaders list: among VAEs pairs such as ``taesd``, but not what is no file."""
+    if what == "vae":
+        return [NONE, *(name for name in stock.vae_names() if stock.vae_paths(name))]
+    return [NONE, *get_manager().library.options(COMPANION_FOLDERS[what])]
+
+
+def _find(name: str, folders: Sequence[str]) -> Path:
+    """Return the file that a companion's name means; of a pair of encoder and decoder the decoder."""
+    paths = stock.vae_paths(name) if folders == COMPANION_FOLDERS["vae"] else None
+    return paths[-1] if paths else get_manager().library.find(name, folders).path
+
+
+def _judge(model_name: str, url: str, options: CheckOptions | None = None) -> tuple[str, CompatibilityReport]:
+    """Return the name to pass on, and the verdict: on the file, or on what is at the address."""
+    manager = get_manager()
+    if url:
+        return _name_of(model_name), manager.addresses.check(url, options)
+    file = manager.library.find(model_name)
+    return ModelName(file.name, file.folder), manager.check_file(file, options)
+
+
+def _name_of(model_name: str) -> str:
+    """Return the name of a file that need not be here."""
+    try:
+        file = get_manager().library.find(model_name)
+    except ManagedModelsError:
+        return model_name
+    return ModelName(file.name, file.folder)

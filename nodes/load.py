@@ -7,8 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..manager.comfy_host import get_manager
+from ..manager.errors import Incompatible
 from ..manager.host import DEFAULT, WEIGHT_DTYPES
-from ..manager.loading import ON_MISFIT, WARN, unfilled_output
+from ..manager.loading import ON_MISFIT, USE_SMALLER, WARN, unfilled_output
 from ..manager.report import render_load
 from .common import DIFFUSION_FOLDERS, MODELS_KEY, make_input, make_schema, report_ui
 from .loader_inputs import (
@@ -57,8 +58,9 @@ class LoadManagedModel(io.ComfyNode):
                     options=list(ON_MISFIT),
                     default=WARN,
                     optional=True,
-                    tooltip="When the model does not suit this machine: load it all the same and say so, "
-                    "or stop.",
+                    tooltip="When the model does not suit this machine. warn: load it all the same and say "
+                    "so. error: stop. use_smaller: take the best variant of it here that fits, and stop when "
+                    "there is none.",
                 ),
                 make_input(
                     io.String,
@@ -104,10 +106,26 @@ class LoadManagedModel(io.ComfyNode):
         return refusal([model_name], DIFFUSION_FOLDERS, keep_alive) or True
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str | None, version: str = "", **_: Any) -> Any:
+    def fingerprint_inputs(
+        cls,
+        model_name: str | None,
+        version: str = "",
+        on_misfit: str | None = WARN,
+        weight_dtype: str | None = DEFAULT,
+        device: str | None = DEFAULT,
+        **_: Any,
+    ) -> Any:
         if model_name is None:
             return fingerprint(None)
-        return fingerprint([get_manager().library.find(model_name, DIFFUSION_FOLDERS, version)])
+        file = get_manager().library.find(model_name, DIFFUSION_FOLDERS, version)
+        files = [file]
+        if on_misfit == USE_SMALLER:
+            try:
+                choice = get_manager().loader.choose(file, weight_dtype or DEFAULT, device or DEFAULT)
+                files.append(choice.file)
+            except Incompatible:  # said when the node runs
+                pass
+        return fingerprint(files)
 
     @classmethod
     def execute(  # type: ignore[override]

@@ -4,7 +4,8 @@ import { api } from "../../scripts/api.js";
 import { ManagedModelsApi } from "./service.js";
 import { definePanel } from "./panel.js";
 import { memorySettings } from "./settings.js";
-import { addReportWidget, showOutput } from "./report_widget.js";
+import { addReportWidget, setAction, showOutput } from "./report_widget.js";
+import { swapAction } from "./swap.js";
 
 const TAB = "managed-models";
 const service = new ManagedModelsApi((path, options) => api.fetchApi(path, options));
@@ -16,6 +17,7 @@ const NODES = new Set([
   "QuantizeModel",
   "MemoryReport",
 ]);
+const SWAP = "managed_models_swap";
 // What a node's report offers to do, by node.
 const ACTIONS = {
   MemoryReport: {
@@ -24,6 +26,12 @@ const ACTIONS = {
     act: () => service.unloadAll(),
   },
 };
+
+/** Show what a node returned: its report, and for a check the button for a better variant. */
+function showResult(node, output) {
+  showOutput(node, output);
+  if (node.comfyClass === "CheckCompatibility" && output) setAction(node, swapAction(app, output[SWAP]?.[0]));
+}
 
 app.registerExtension({
   name: "managed_models",
@@ -53,7 +61,7 @@ app.registerExtension({
     };
     nodeType.prototype.onExecuted = function (output) {
       onExecuted?.call(this, output);
-      showOutput(this, output);
+      showResult(this, output);
     };
   },
 
@@ -61,7 +69,7 @@ app.registerExtension({
   onNodeOutputsUpdated(outputs) {
     for (const [id, output] of Object.entries(outputs)) {
       const node = app.rootGraph?.getNodeById(id) ?? app.rootGraph?.getNodeById(Number(id));
-      if (node && NODES.has(node.comfyClass)) showOutput(node, output);
+      if (node && NODES.has(node.comfyClass)) showResult(node, output);
     }
   },
 });

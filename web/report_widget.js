@@ -13,10 +13,8 @@ const PLACEHOLDER = "The report appears here when the node has run.";
  *   box; what comes of it is shown above the report
  */
 export function addReportWidget(node, action) {
-  const buttonHeight = action ? BUTTON_HEIGHT : 0;
-  const height = MIN_HEIGHT + buttonHeight;
   const box = document.createElement("div");
-  box.style.cssText = `position:relative;width:100%;height:100%;min-height:${height}px;overflow:hidden;`;
+  box.style.cssText = `position:relative;width:100%;height:100%;min-height:${MIN_HEIGHT}px;overflow:hidden;`;
   // Absolute: content of any length must not make a node of Nodes 2.0 grow without end.
   const text = document.createElement("div");
   text.className = "managed-models-report";
@@ -24,7 +22,7 @@ export function addReportWidget(node, action) {
   text.setAttribute("aria-label", "Report");
   text.tabIndex = 0;
   text.style.cssText =
-    `position:absolute;inset:0 0 ${buttonHeight}px;overflow:auto;padding:6px 8px;box-sizing:border-box;` +
+    `position:absolute;inset:0;overflow:auto;padding:6px 8px;box-sizing:border-box;` +
     "white-space:pre-wrap;overflow-wrap:anywhere;user-select:text;cursor:text;" +
     "font:12px/1.45 system-ui,sans-serif;border-radius:6px;" +
     "color:var(--fg-color);background:var(--comfy-input-bg);border:1px solid var(--border-color);";
@@ -35,16 +33,31 @@ export function addReportWidget(node, action) {
   text.append(answer, report);
   keepEvents(text, ["wheel", "pointerdown", "keydown"]);
   box.append(text);
-  if (action) box.append(actionButton(action, answer));
   const widget = node.addDOMWidget(WIDGET, WIDGET, box, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => height,
+    getMinHeight: () => MIN_HEIGHT + (box.querySelector("button") ? BUTTON_HEIGHT : 0),
   });
   widget.serialize = false;
   widget.reportElement = report;
   widget.answerElement = answer;
+  setAction(node, action);
   node.setSize([Math.max(node.size[0], 380), Math.max(node.size[1], node.computeSize()[1] + 60)]);
+}
+
+/** Put a button under the report, in place of the one that is there; none takes it away. */
+export function setAction(node, action) {
+  const widget = node.widgets?.find((w) => w.name === WIDGET);
+  if (!widget) return;
+  const box = widget.answerElement.closest(".managed-models-report").parentElement;
+  const before = box.querySelector("button");
+  if ((before?.title ?? null) === (action?.title ?? null)) return; // keeps the focus
+  before?.remove();
+  if (action) box.append(actionButton(action, widget.answerElement));
+  const room = action ? BUTTON_HEIGHT : 0;
+  box.style.minHeight = `${MIN_HEIGHT + room}px`;
+  box.firstElementChild.style.bottom = `${room}px`;
+  if (action && !before) node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
 }
 
 function actionButton({ label, title, act }, answer) {
