@@ -8,7 +8,8 @@ ManagedModelsError
 ├── AmbiguousModel       the name fits several files
 ├── FileError            the file cannot be read or written
 │   ├── NotSafetensors   another kind of file: says which
-│   └── InvalidHeader    a safetensors file, but broken: says where
+│   ├── InvalidHeader    a safetensors file, but broken: says where
+│   └── InvalidGguf      a GGUF file, but broken: says where
 ├── Incompatible         the model cannot be used on this machine
 ├── LoadFailed           the host refused the file
 ├── UnfilledOutputError  an output was used that the loaded file could not fill
@@ -21,7 +22,10 @@ ManagedModelsError
 ├── Cancelled            a person stopped the job; nothing was left behind
 ├── HostBusy             a prompt is running: try again when it is done
 ├── HostRequired         needs a running ComfyUI
-└── ServerError          a running ComfyUI could not be asked, or said no
+├── ServerError          a running ComfyUI could not be asked, or said no
+└── RemoteError          an address could not be read: ``details["problem"]`` says why
+    ├── NotPublic        it leads into this machine or its network
+    └── AccessDenied     it asks for a login, a licence, or a token
 
 Each carries ``code`` (stable, for scripts), ``message`` (what was given and
 what was expected), ``remedy`` (what to do) and ``details`` (JSON-safe facts).
@@ -83,6 +87,10 @@ class InvalidHeader(FileError):
     code = "invalid_header"
 
 
+class InvalidGguf(FileError):
+    code = "invalid_gguf"
+
+
 class Incompatible(ManagedModelsError):
     code = "incompatible"
 
@@ -135,3 +143,15 @@ class HostRequired(ManagedModelsError):
 
 class ServerError(ManagedModelsError):
     code = "server_error"
+
+
+class RemoteError(ManagedModelsError):
+    code = "remote_error"
+
+
+class NotPublic(RemoteError):
+    code = "not_public"
+
+
+class AccessDenied(RemoteError):
+    code = "access_denied"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .errors import ManagedModelsError
+from .errors import ManagedModelsError, NotSafetensors
 from .files import file_sha256
+from .formats.gguf import read_gguf
 from .formats.safetensors import read_header
+from .formats.sniff import GGUF_FILE
 from .formats.writer import find_damage
 from .lineage import recorded_checksums
 from .watch import Watch
@@ -26,8 +28,7 @@ def verify_file(path: Path, sha256: str | None = None, watch: Watch | None = Non
     """
     checked = ["header"]
     try:
-        header = read_header(path)
-        checksums = recorded_checksums(header)
+        checksums = _checksums(path)
         if checksums:
             checked.append(f"{len(checksums)} tensor checksums")
             damaged = find_damage(path, checksums)
@@ -45,6 +46,17 @@ def verify_file(path: Path, sha256: str | None = None, watch: Watch | None = Non
             problem = f"Its SHA-256 is {measured}, and {sha256.lower()} was expected."
             return _result(path, checked, problem, measured)
     return _result(path, checked, "", measured)
+
+
+def _checksums(path: Path) -> dict[str, int]:
+    """Check the header, and return the checksums that it carries: none in GGUF."""
+    try:
+        return recorded_checksums(read_header(path))
+    except NotSafetensors as error:
+        if error.details.get("looks_like") != GGUF_FILE:
+            raise
+    read_gguf(path)
+    return {}
 
 
 def _result(

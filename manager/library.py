@@ -14,16 +14,16 @@ from pathlib import Path, PurePosixPath
 
 from .errors import AmbiguousModel, BadInput, ManagedModelsError, ModelNotFound, NotAvailable
 from .files import FileIdentity
-from .formats.safetensors import read_header
 from .host import Host, ModelFile
-from .identify import ModelIdentity, identify
+from .identify import ModelIdentity, read_identity
+from .identify.gguf import has_unnamed_types
 from .model import ModelInfo
 from .registry import Registry
+from .remote.address import is_address, shown
 
 log = logging.getLogger("managed_models.library")
 
 HASH_PREFIX = "sha256:"
-_REMOTE = ("https://", "http://", "hf:")
 
 
 class ModelName(str):
@@ -130,9 +130,9 @@ class Library:
             ModelNotFound, AmbiguousModel, BadInput: see :meth:`find`.
             NotAvailable: it is an address.
         """
-        if reference.startswith(_REMOTE):
+        if is_address(reference):
             raise NotAvailable(
-                f"{reference} is an address, and reading models over the network is not built yet.",
+                f"{shown(reference)} is an address: that can be checked, and nothing else yet.",
                 "Download the file, and give its path.",
             )
         try:
@@ -169,9 +169,9 @@ class Library:
             return known
         known = self._recorded(file)
         if known is None:
-            known = identify(read_header(path), self._host.detect)
+            known = read_identity(path, self._host.detect)
             facts = known.to_dict()
-            if is_storable(str(path)):
+            if is_storable(str(path)) and not has_unnamed_types(known):
                 self._defer(lambda: self._registry.put_facts(file, facts))
         with self._lock:
             self._identities[file] = known
@@ -275,10 +275,11 @@ def _checked(reference: object) -> str:
     if not is_storable(text):
         raise BadInput(f"model_name is {text!r}, which is no text.", "Give the name of a model file.")
     parts = text.replace("\\", "/").split("/")
-    if text.startswith(_REMOTE):
+    if is_address(text):
         raise NotAvailable(
-            f"{text} is an address, and reading models over the network is not built yet.",
-            "Download the file into a model folder, and choose it by name.",
+            f"{shown(text)} is an address; models are chosen by name, and nothing is asked of the network.",
+            "Download the file into a model folder, and choose it by name; before that, CheckCompatibility "
+            "judges it by its url.",
         )
     if (
         posixpath.isabs(text)

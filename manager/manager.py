@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from .compatibility import CompatibilityReport, ModelCompatibilityChecker
 from .config import ModelManagerConfig, parse_duration
 from .errors import BadInput, HostBusy, ManagedModelsError, ModelNotFound, NotAvailable
 from .files import find_stale_temporaries
+from .forecast.advisor import Forecaster
+from .forecast.footprints import Footprints
 from .host import DEFAULT, Host, LoadedParts, ModelFile
 from .integrity import verify_file
 from .library import Library, is_storable
@@ -23,11 +25,15 @@ from .local_host import LocalHost
 from .memory import UnloadResult, memory_report, unload
 from .model import FOLDER_TYPES, ModelInfo
 from .monitor import Monitor, loaded_as
+from .pairs import Pairing
 from .pool import Keeper, ModelPool
 from .quantize import Quantizer, QuantizeRequest
 from .registry import Registry
+from .remote.address import is_address
+from .remote.check import AddressChecker
 from .sharing import NOT_HERE, Sharing
 from .units import GB
+from .variants import Variants
 from .versions import ModelVersionManager, newer_versions, parse_version
 
 log = logging.getLogger("managed_models.manager")
@@ -60,14 +66,19 @@ class AdvancedModelManager:
         self.library = Library(self.host, self.registry, defer)
         self.versions = ModelVersionManager(self.registry)
         self.checker = ModelCompatibilityChecker(self.host, self.library.identity)
-        self.checking = Checking(self.checker)
+        footprints, reserve = Footprints(self.host), lambda: _bytes(self.config.vram_reserve_gb)
+        self.variants = Variants(self.host, self.library, self.registry, reserve, footprints)
+        forecaster = Forecaster(self.host, self.registry, reserve, footprints)
+        self.pairing = Pairing(self.library)
+        self.checking = Checking(self.checker, [forecaster, self.pairing, self.variants])
+        self.addresses = AddressChecker(self.host, self.checker, self.checking)
         self.pool = ModelPool(
             self.host,
             keep_alive=parse_duration(self.config.keep_alive),
             ram_budget=_bytes(self.config.max_ram_gb),
             vram_reserve=_bytes(self.config.vram_reserve_gb),
         )
-        self.loader = Loader(self.host, self.library, self.checker, self.pool)
+        self.loader = Loader(self.host, self.library, self.checker, self.pool, self.variants)
         self.quantizer = Quantizer(self.library.identity, self.host, lambda: self.host.system().layer_formats)
         self.keeper = Keeper(self.pool)
         self.monitor = Monitor(
@@ -187,24 +198,38 @@ class AdvancedModelManager:
     # Judging
 
     def check_model_compatibility(self, name: str) -> tuple[bool, list[str]]:
-        """Return whether nothing blocks the model here, and every finding in words."""
+        """Return whether nothing blocks the model here, and every finding in words.
+
+        An address is no name: :meth:`check` takes one.
+        """
         try:
-            report = self.check(name)
+            report = self._check_here(name, None)
         except (ModelNotFound, BadInput):
             return False, [f"Model {name!r} is not registered"]
         except ManagedModelsError as error:
             return False, [str(error)]
         return report.compatible, report.issues
 
-    def check(self, reference: str, options: CheckOptions | None = None) -> CompatibilityReport:
-        """Return the full verdict on a registered name, a file of the model folders, or a path.
+    def check(
+        self, reference: str, options: CheckOptions | None = None, allow_local_network: bool = False
+    ) -> CompatibilityReport:
+        """Return the full verdict on a registered name, a file of the model folders, a path, or an address.
 
         Args:
+            reference: of an address (``https://``, ``hf:owner/repository/path[@revision]``) only the
+                header is fetched.
             options: what it is wanted for.
+            allow_local_network: also ask addresses of plain http and of this machine's own network.
 
         Raises:
             ModelNotFound: there is no such model.
+            RemoteError: the address cannot be read.
         """
+        if is_address(reference):
+            return self.addresses.check(reference, options, allow_local_network)
+        return self._check_here(reference, options)
+
+    def _check_here(self, reference: str, options: CheckOptions | None) -> CompatibilityReport:
         info = self.registry.get(reference) if is_storable(reference) else None
         if info is not None:
             report = self.checker.report(info)
@@ -220,6 +245,21 @@ class AdvancedModelManager:
         """
         known = self.library.info_of(file.path)
         return self.checking.check_file(file.name, file.path, FOLDER_TYPES.get(file.folder), known, options)
+
+    def pair(self, model: str, others: Sequence[str]) -> dict[str, Any]:
+        """Return whether files belong together, from their headers; ``report.render_pair`` gives words.
+
+        Args:
+            model: a registered name, a file of the model folders, or a path.
+            others: the same, of at least one VAE, text encoder, LoRA, ControlNet or second model.
+
+        Raises:
+            BadInput: there is nothing to compare with.
+            ModelNotFound: there is no such file.
+        """
+        if not others:
+            raise BadInput("Only one file was named.", "Name the files that are to go with it, too.")
+        return self.pairing.pair(self.library.find_path(model), [self.library.find_path(o) for o in others])
 
     def get_system_info(self) -> dict[str, Any]:
         """Return versions, memory and GPUs; figures in GB of 1024^3 bytes."""

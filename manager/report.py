@@ -9,6 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .units import format_bytes, format_count
+from .words.forecast import forecast_lines
+from .words.pairing import pair_lines, pairing_lines
+from .words.remote import remote_lines
+from .words.variants import instead_line, variant_lines
 
 _INDENT = "  "
 _SEVERITY_WORDS = {"blocker": "Problem", "slow": "Slower", "note": "Note"}
@@ -31,6 +35,8 @@ def render_check(details: Mapping[str, Any]) -> str:
     verdict = "can be used on this machine" if details["compatible"] else "cannot be used as it is"
     lines = [f"{details['model']}: {verdict}."]
     lines += identity_lines(details["identity"], details["size_bytes"])
+    if "remote" in details:
+        lines += [_INDENT + one_line(line) for line in remote_lines(details["remote"])]
     if details["file"] == "absent":
         lines.append(_INDENT + "File: not on this machine yet")
     lines.append(_INDENT + f"Version: {details['version'] or 'unknown'}")
@@ -38,7 +44,18 @@ def render_check(details: Mapping[str, Any]) -> str:
     if not details["knows_comfyui"]:
         lines.append(_INDENT + "Host unknown: ComfyUI may have another PyTorch and other settings.")
     lines += finding_lines(details["findings"])
+    if "pairing" in details:
+        lines += [one_line(line) for line in pairing_lines(details["pairing"])]
+    if "forecast" in details:
+        lines += [one_line(line) for line in forecast_lines(details["forecast"])]
+    if "variants" in details:
+        lines += [one_line(line) for line in variant_lines(details["variants"])]
     return "\n".join(lines)
+
+
+def render_pair(details: Mapping[str, Any]) -> str:
+    """Return the words of a comparison; see :meth:`AdvancedModelManager.pair`."""
+    return "\n".join([*map(one_line, pair_lines(details)), *finding_lines(details["findings"])])
 
 
 def render_identity(details: Mapping[str, Any]) -> str:
@@ -99,6 +116,8 @@ def render_load(details: Mapping[str, Any]) -> str:
         lines = [f"{details['model']} is in memory already and is shared: nothing was read."]
     else:
         lines = [f"Loaded {details['model']} in {details['seconds']:.1f} s."]
+    if details.get("instead"):
+        lines.append(one_line(instead_line(details["instead"])))
     if "identity" in details:
         lines += identity_lines(details["identity"], details["size_bytes"])
     lines.append(_INDENT + f"Version: {details['version'] or 'unknown'}")

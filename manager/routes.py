@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,20 @@ from typing import Any
 from aiohttp import web
 
 from . import __version__
+from .checking import options_from
 from .errors import BadInput, HostBusy, ManagedModelsError, ModelNotFound
 from .loaded import LoadedModel, find_loaded, loaded_models, wait_until_gone
 from .manager import AdvancedModelManager
 from .memory import UnloadResult
-from .report import memory_notices, render_check, render_memory, render_pin, render_unload
+from .remote.address import is_address, shown
+from .report import (
+    memory_notices,
+    render_check,
+    render_memory,
+    render_pair,
+    render_pin,
+    render_unload,
+)
 from .route_guard import guard_read, guard_write
 
 PREFIX = "/managed-models"
@@ -31,6 +40,7 @@ def add_routes(table: web.RouteTableDef, get_manager: Callable[[], AdvancedModel
     table.get(f"{PREFIX}/models")(guard_read(routes.models))
     table.get(f"{PREFIX}/memory")(guard_read(routes.memory))
     table.post(f"{PREFIX}/check")(guard_write(routes.check))
+    table.post(f"{PREFIX}/pair")(guard_write(routes.pair))
     table.post(f"{PREFIX}/unload")(guard_write(routes.unload))
     table.post(f"{PREFIX}/pin")(guard_write(routes.pin))
     table.post(f"{PREFIX}/settings")(guard_write(routes.settings))
@@ -55,9 +65,16 @@ class Routes:
         return await self._answer(self._memory)
 
     async def check(self, request: web.Request, body: dict[str, Any]) -> web.Response:
-        """The verdict on one model of the model folders: ``{"model": name}``."""
-        name = body.get("model")
-        return await self._answer(lambda: self._check(name))
+        """The verdict on one model of the model folders, never on an address: ``{"model": name}``.
+
+        What it is wanted for goes beside it: width, height, length, batch_size, weight_dtype, and the
+        names of second_model, clip, vae and lora.
+        """
+        return await self._answer(lambda: self._check(body))
+
+    async def pair(self, request: web.Request, body: dict[str, Any]) -> web.Response:
+        """Whether files of the model folders belong together: ``{"model": name, "others": [name, ...]}``."""
+        return await self._answer(lambda: self._pair(body))
 
     async def unload(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         """Take one model out of memory, ``{"id"}`` or ``{"model": name}``, or all, ``{"all": true}``.
@@ -118,12 +135,31 @@ class Routes:
         details = _memory_details(self._get_manager())
         return {"details": details, "report": render_memory(details)}
 
-    def _check(self, name: Any) -> dict[str, Any]:
+    def _check(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        name = body.get("model")
         if not isinstance(name, str):
             raise BadInput(f"model is {name!r}.", "Send the name of a model file as text.")
+        if is_address(name):
+            raise BadInput(
+                f"{shown(name)} is an address, and this route takes names of files that ComfyUI has.",
+                "Check it on the command line, or with the url of the CheckCompatibility node.",
+            )
         manager = self._get_manager()
-        details = manager.check_file(manager.library.find(name)).to_dict()
+        options = options_from(body, lambda wanted, folders: manager.library.find(wanted, folders).path)
+        details = manager.check_file(manager.library.find(name), options).to_dict()
         return {"details": details, "report": render_check(details)}
+
+    def _pair(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        model, others = body.get("model"), body.get("others")
+        if not isinstance(others, list) or not others:
+            raise BadInput(f"others is {others!r}.", "Send a list of the names of model files.")
+        for name in (model, *others):
+            if not isinstance(name, str):
+                raise BadInput(f"{name!r} is no name.", "Send the names of model files as text.")
+        manager = self._get_manager()
+        model_path, *paths = (manager.library.find(name).path for name in (model, *others))
+        details = manager.pairing.pair(model_path, paths)
+        return {"details": details, "report": render_pair(details)}
 
     def _settings(self, body: dict[str, Any]) -> dict[str, Any]:
         manager = self._get_manager()

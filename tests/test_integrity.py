@@ -16,6 +16,7 @@ from managed_models.manager.integrity import verify_file
 from managed_models.manager.lineage import recorded_checksums
 from managed_models.manager.local_host import LocalHost
 from support.files import shapes_file
+from support.gguf_files import gguf_file
 
 CONTENT = {"a.weight": b"\x01" * 64, "b.weight": b"\x02" * 32, "empty": b""}
 KEY = "managed_models.crc32"
@@ -148,3 +149,12 @@ def test_a_file_without_tensors_has_no_checksums(tmp_path: Path) -> None:
     path = shapes_file(tmp_path / "m.safetensors", {}, metadata={KEY: ""})
     assert recorded_checksums(read_header(path)) == {}
     assert verify_file(path)["ok"]
+
+
+def test_a_gguf_file_is_checked_by_its_header(tmp_path: Path) -> None:
+    path = gguf_file(tmp_path / "a.gguf", {"blocks.0.q.weight": (4, 256)}, "wan")
+    assert verify_file(path)["ok"]
+    path.write_bytes(path.read_bytes()[:-1])
+    found = verify_file(path)
+    assert (found["ok"], found["code"]) == (False, "invalid_gguf")
+    assert "not complete" in found["problem"]

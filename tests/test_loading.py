@@ -46,6 +46,7 @@ from managed_models.manager.registry import Registry
 from managed_models.manager.report import render_load
 from managed_models.manager.units import GB
 from support.files import shapes_file
+from support.gguf_files import gguf_file
 from support.machines import CPU_ONLY, nvidia
 
 WAN = layouts.wan21_t2v(width=64, ffn=128, layers=1)
@@ -404,16 +405,7 @@ def test_an_unknown_option_is_refused_before_anything_is_read(
     assert host.requests == []
 
 
-def test_using_a_smaller_variant_is_not_built_yet_and_says_so(
-    wan: Path, host: Recorder, loader: Loader
-) -> None:
-    with pytest.raises(BadInput) as caught:
-        loader.load("wan.safetensors", wan, on_misfit="use_smaller")
-    assert caught.value.code == "not_available"
-    assert host.requests == []
-
-
-@pytest.mark.parametrize("on_misfit", ["warn", "error"])
+@pytest.mark.parametrize("on_misfit", ["warn", "error", "use_smaller"])
 def test_a_file_of_another_role_is_never_loaded(
     tmp_path: Path, host: Recorder, loader: Loader, on_misfit: str
 ) -> None:
@@ -430,9 +422,21 @@ def test_a_file_that_is_not_there(tmp_path: Path, loader: Loader) -> None:
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, host: Recorder, loader: Loader) -> None:
     path = tmp_path / "x.safetensors"
-    path.write_bytes(b"GGUF" + bytes(60))
-    with pytest.raises(NotSafetensors, match="GGUF"):
+    path.write_bytes(b"PK\x03\x04" + bytes(60))
+    with pytest.raises(NotSafetensors, match="pickle"):
         loader.load("x", path)
+    assert host.requests == []
+
+
+def test_gguf_is_left_to_its_own_loader(tmp_path: Path, host: Recorder, loader: Loader) -> None:
+    path = gguf_file(tmp_path / "x.gguf", {"blocks.0.q.weight": (4, 256)}, "wan")
+    text = gguf_file(tmp_path / "t.gguf", {"token_embd.weight": (4, 256)}, "t5")
+    with pytest.raises(NotSafetensors, match="ComfyUI-GGUF"):
+        loader.load("x", path)
+    with pytest.raises(NotSafetensors, match="ComfyUI-GGUF"):
+        loader.load_text_encoder([ModelFile("text_encoders", "t.gguf", text)], "wan")
+    with pytest.raises(NotSafetensors, match="ComfyUI-GGUF"):
+        loader.load_vae("t.gguf", [text])
     assert host.requests == []
 
 
@@ -450,10 +454,9 @@ def test_an_unknown_architecture_is_loaded_with_a_warning_or_not_at_all(
     assert "Problem: Nobody here recognises" in render_load(loaded.details)
 
 
-def test_what_is_merely_slow_or_emulated_does_not_stop_a_load(
-    quantized: Path, host: Recorder, loader: Loader
-) -> None:
-    loaded = loader.load("wan_fp8.safetensors", quantized, on_misfit="error")
+def test_what_is_merely_slow_or_emulated_does_not_stop_a_load(quantized: Path) -> None:
+    host = Recorder(snapshot=nvidia(24.0, "8.6"))
+    loaded = make_loader(host).load("wan_fp8.safetensors", quantized, on_misfit="error")
     assert [f["code"] for f in loaded.details["findings"]] == ["emulated"]
     assert len(host.requests) == 1
 

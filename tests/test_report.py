@@ -50,6 +50,7 @@ IDENTITY = ModelIdentity(
     tensor_count=1130,
     dtypes={"fp8_e4m3fn": 800_000_000, "fp16": 59_520_964},
     precision="fp8_e4m3fn, scaled",
+    quantization_layout="comfy_quant",
     quantization=QuantizationType.FP8,
     quantized_layers=224,
 )
@@ -255,8 +256,8 @@ def test_the_words_of_a_check() -> None:
         "    Install ComfyUI-X with ComfyUI-Manager and restart ComfyUI.\n"
         "  Note: It needs 16.0 GB of RAM, and 6.0 GB of 15.8 GB are available now.\n"
         "    Unload other models or close other programs.\n"
-        "  Note: Its fp8_e4m3 weights are used without fp8 arithmetic here: NVIDIA cards have it from "
-        "compute capability 8.9 on, and this machine has NVIDIA GeForce (8.6).\n"
+        "  Note: Its fp8_e4m3 weights are not computed as they are here: this GPU (cuda:0) has no arithmetic "
+        "for it.\n"
         "    It runs all the same, and saves memory: ComfyUI widens each layer when it computes."
     )
 
@@ -339,8 +340,7 @@ def test_the_words_of_a_load() -> None:
         "  Keep alive: 5m\n"
         "  CLIP: not in this file; use 'Load CLIP'\n"
         "  Note: weight_dtype fp16 is left aside.\n"
-        "  Note: Its fp8_e4m3 weights are used without fp8 arithmetic here: NVIDIA cards have it from "
-        "compute capability 8.9 on, and this machine has no GPU.\n"
+        "  Note: Its fp8_e4m3 weights are not computed as they are here: the CPU has no arithmetic for it.\n"
         "    It runs all the same, and saves memory: ComfyUI widens each layer when it computes."
     )
 

@@ -297,7 +297,7 @@ def test_check_of_a_lora(server: str, models: Path) -> None:
 
 
 def test_check_of_a_broken_file_says_no_path(server: str, models: Path) -> None:
-    (models / "diffusion_models" / "broken.safetensors").write_bytes(b"GGUF" + bytes(60))
+    (models / "diffusion_models" / "broken.safetensors").write_bytes(b"PK\x03\x04" + bytes(60))
     found = post(server, "check", {"model": "broken.safetensors"}).json()
     assert found["details"]["compatible"] is False
     assert [f["code"] for f in found["details"]["findings"]] == ["not_safetensors"]
@@ -674,6 +674,7 @@ def test_the_manager_is_asked_for_when_the_first_request_comes() -> None:
         ("GET", "/managed-models/models"),
         ("GET", "/managed-models/status"),
         ("POST", "/managed-models/check"),
+        ("POST", "/managed-models/pair"),
         ("POST", "/managed-models/pin"),
         ("POST", "/managed-models/settings"),
         ("POST", "/managed-models/unload"),
@@ -738,3 +739,13 @@ def test_settings_that_are_no_good(server: str, manager: AdvancedModelManager, b
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["code"] == "bad_input"
     assert manager.config is before
+
+
+@pytest.mark.parametrize(
+    "address", ["https://example.com/a.safetensors?token=secret", "hf:a/b/c", "HTTP://a"]
+)
+def test_a_check_takes_no_address(server: str, address: str) -> None:
+    answer = post(server, "check", {"model": address})
+    assert answer.status_code == 400
+    assert "is an address" in answer.json()["error"]["message"]
+    assert "secret" not in answer.text

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import __version__
-from ..errors import BadInput, ModelNotFound, NotAvailable
+from ..errors import BadInput, ModelNotFound
+from ..remote.address import is_address, shown
 from .output import close_after_command, progress_bar, reports_errors, show, table
 
 if TYPE_CHECKING:
@@ -117,35 +118,88 @@ def show_command(model: ModelArgument, comfyui: ComfyOption = None, json_output:
 @app.command()
 @reports_errors
 def check(
-    model: ModelArgument,
-    width: Annotated[int, typer.Option(help="Not built yet.")] = 0,
-    height: Annotated[int, typer.Option(help="Not built yet.")] = 0,
-    length: Annotated[int, typer.Option(help="Not built yet.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Not built yet.")] = 1,
-    clip: Annotated[str | None, typer.Option(help="Not built yet.")] = None,
-    vae: Annotated[str | None, typer.Option(help="Not built yet.")] = None,
-    lora: Annotated[str | None, typer.Option(help="Not built yet.")] = None,
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A registered name, a file name of the model folders, a path, or an address: https://... or "
+            "hf:owner/repository/path[@revision]. Of an address only the header is fetched."
+        ),
+    ],
+    width: Annotated[int, typer.Option(help="Of the picture, in pixels; 0 is the model's usual.")] = 0,
+    height: Annotated[int, typer.Option(help="Of the picture, in pixels; 0 is the model's usual.")] = 0,
+    length: Annotated[int, typer.Option(help="Frames of the video; 0 is the model's usual.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Pictures or videos at once.")] = 1,
+    weight_dtype: Annotated[
+        str, typer.Option(help="How the weights would be kept: default, as_stored, fp8_e4m3fn, bf16, ...")
+    ] = "default",
+    second_model: Annotated[
+        str | None, typer.Option(help="The other half of a pair such as Wan 2.2's.")
+    ] = None,
+    clip: Annotated[str | None, typer.Option(help="The text encoder that goes with it.")] = None,
+    vae: Annotated[str | None, typer.Option(help="The VAE that goes with it.")] = None,
+    lora: Annotated[str | None, typer.Option(help="A LoRA that is to be applied to it.")] = None,
     allow_local_network: Annotated[
-        bool, typer.Option("--allow-local-network", help="Not built yet.")
+        bool,
+        typer.Option(
+            "--allow-local-network", help="Also ask addresses of plain http and of this machine's network."
+        ),
     ] = False,
     server: ServerOption = None,
     comfyui: ComfyOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Say whether MODEL can be used on this machine, and why not. Exit code 1 when it cannot."""
+    from ..checking import options_from
     from ..report import render_check
 
-    _refuse(width=(width, 0), height=(height, 0), length=(length, 0), batch_size=(batch_size, 1))
-    _refuse(clip=(clip, None), vae=(vae, None), lora=(lora, None))
-    _refuse(allow_local_network=(allow_local_network, False))
+    asked: dict[str, Any] = {
+        "width": width,
+        "height": height,
+        "length": length,
+        "batch_size": batch_size,
+        "weight_dtype": weight_dtype,
+        "second_model": second_model,
+        "clip": clip,
+        "vae": vae,
+        "lora": lora,
+    }
     if server:
         from .server import ask
 
-        details = ask(server, "/managed-models/check", {"model": model})["details"]
+        _refuse_address(model)
+        details = ask(server, "/managed-models/check", {"model": model, **asked})["details"]
     else:
-        details = _manager(comfyui).check(model).to_dict()
+        manager = _manager(comfyui)
+        options = options_from(asked, lambda name, _: manager.library.find_path(name))
+        details = manager.check(model, options, allow_local_network).to_dict()
     show(details, render_check(details), json_output)
     if not details["compatible"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+@reports_errors
+def pair(
+    model: ModelArgument,
+    others: Annotated[
+        list[str], typer.Argument(help="VAEs, text encoders, LoRAs, ControlNets, or its second half.")
+    ],
+    server: ServerOption = None,
+    comfyui: ComfyOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Say whether MODEL and OTHERS belong together, and which file to take instead. Exit code 1 when not."""
+    from ..report import render_pair
+
+    if server:
+        from .server import ask
+
+        body = {"model": model, "others": others}
+        details = ask(server, "/managed-models/pair", body)["details"]
+    else:
+        details = _manager(comfyui).pair(model, others)
+    show(details, render_pair(details), json_output)
+    if details["together"] is False:
         raise typer.Exit(1)
 
 
@@ -363,7 +417,10 @@ def _manager(
     return manager
 
 
-def _refuse(**options: tuple[Any, Any]) -> None:
-    for name, (given, default) in options.items():
-        if given != default:
-            raise NotAvailable(f"--{name.replace('_', '-')} is not built yet.", "Leave it out.")
+def _refuse_address(model: str) -> None:
+    """A ComfyUI judges the files that it has; what it asks of the network is asked by its own nodes."""
+    if is_address(model):
+        raise BadInput(
+            f"{shown(model)} is an address, and --server asks about a file that ComfyUI has.",
+            "Leave --server out, or use the url of the CheckCompatibility node.",
+        )

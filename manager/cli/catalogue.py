@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ..formats.gguf import read_gguf
 from ..formats.safetensors import read_header
 from ..host import ModelFile
 from ..identify import ModelIdentity
 from ..library import try_identity
 from ..lineage import OUR_KEYS, made_from
 from ..manager import AdvancedModelManager
+from ..model import QuantizationType
 from ..units import format_bytes
 
 _THREADS = 4
@@ -52,7 +55,7 @@ def describe(manager: AdvancedModelManager, reference: str) -> dict[str, Any]:
     """Return what a model file is, with the metadata of its header."""
     path = manager.library.find_path(reference)
     identity = manager.library.identity(path)
-    metadata = read_header(path).metadata
+    metadata = _metadata(path, identity)
     return {
         "model": path.name,
         "path": str(path.absolute()),
@@ -62,6 +65,13 @@ def describe(manager: AdvancedModelManager, reference: str) -> dict[str, Any]:
         "made_from": made_from(metadata),
         "metadata": {key: value for key, value in metadata.items() if not key.startswith(OUR_KEYS)},
     }
+
+
+def _metadata(path: Path, identity: ModelIdentity) -> Mapping[str, str]:
+    if identity.quantization is not QuantizationType.GGUF:
+        return read_header(path).metadata
+    fields = read_gguf(path).fields
+    return {key: str(value) for key, value in fields.items() if not key.startswith("comfy.gguf.orig_shape.")}
 
 
 def _row(file: ModelFile, identity: ModelIdentity, version: str | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import comfy.model_management
 
 from ..background import BackgroundWriter
 from ..config import registry_url
+from ..forecast.facts import Footprint, Kernel, VaeFootprint
 from ..formats.safetensors import Header
 from ..hardware import process_memory, ram, trim_heap
 from ..host import (
@@ -30,7 +31,7 @@ from ..identify import Detection
 from ..manager import AdvancedModelManager
 from ..model import ModelType
 from ..registry import Registry
-from . import attention, detect, folders, history, load, queue, settings, system, training
+from . import attention, detect, folders, forecast, history, kernels, load, queue, settings, system, training
 from .memory import ResidentModels, patchers_of, share, take_over
 from .residency import Residency
 from .sampling import Listener, announce_sampling
@@ -65,6 +66,17 @@ class ComfyHost:
 
     def detect(self, header: Header) -> Detection | None:
         return detect.detect(header, self._name)
+
+    def footprint(self, header: Header, weight_dtype: str) -> Footprint | None:
+        return forecast.footprint(header, weight_dtype, self._name)
+
+    def vae_footprint(
+        self, header: Header, latent: tuple[int, ...] | None, prefix: str = ""
+    ) -> VaeFootprint | None:
+        return forecast.vae_footprint(header, latent, prefix)
+
+    def kernels(self) -> Mapping[str, Kernel] | None:
+        return kernels.kernels()
 
     def load(self, request: LoadRequest) -> LoadedParts:
         parts = load.load(request)
@@ -117,6 +129,9 @@ class ComfyHost:
 
     def ram_headroom(self) -> int:
         return system.ram_headroom()
+
+    def vram_reserve(self) -> int:
+        return system.vram_reserve()
 
     def devices(self) -> Sequence[str]:
         return system.devices()

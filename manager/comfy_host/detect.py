@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import comfy.model_detection
@@ -42,11 +42,11 @@ def detect(header: Header, source: str) -> Detection | None:
     Args:
         source: how to name ComfyUI in the result.
     """
-    tensors = _meta_tensors(header)
+    tensors = meta_tensors(header)
     prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
     if not any(name.startswith(prefix) for name in tensors):
         prefix = ""
-    with _quiet():
+    with quiet():
         try:
             config = _config(tensors, prefix, dict(header.metadata))
             if config is None and prefix == "model.":
@@ -66,12 +66,15 @@ def _config(tensors: dict[str, torch.Tensor], prefix: str, metadata: dict[str, s
     return comfy.model_detection.model_config_from_unet(tensors, prefix, metadata=metadata)
 
 
-def _meta_tensors(header: Header) -> dict[str, torch.Tensor]:
+def meta_tensors(header: Header) -> dict[str, torch.Tensor]:
+    """Return every tensor as a shape alone, but for the few that detection looks inside."""
     tensors: dict[str, torch.Tensor] = {}
-    with open(header.path, "rb") as file:
+    with open(header.path, "rb") if header.in_file else nullcontext() as file:
         for name, info in header.tensors.items():
             dtype = getattr(torch, _DTYPES.get(info.dtype, "uint8"), torch.uint8)
             if name.endswith(_READ) and 0 < info.nbytes <= _READ_BYTES:
+                if file is None:  # only the header is here
+                    continue
                 file.seek(header.data_start + info.start)
                 tensors[name] = _real(file.read(info.nbytes), dtype, info)
             else:
@@ -84,7 +87,7 @@ def _real(raw: bytes, dtype: torch.dtype, info: TensorInfo) -> torch.Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep detection's log lines off the console: here a miss is an answer, not an error."""
     drop = _DropFromThread(threading.get_ident())
     root = logging.getLogger()

@@ -82,8 +82,18 @@ def _dtype(patcher: Any) -> str:
         for weight in patcher.model.parameters():
             count[weight.dtype] += weight.numel()
         said = max(count, key=lambda dtype: count[dtype], default="")
-    name = str(said).removeprefix("torch.")
+    return dtype_name(said)
+
+
+def dtype_name(dtype: Any) -> str:
+    """Return the name that people know for one of torch's types; empty for none."""
+    name = str(dtype).removeprefix("torch.")
     return _NAMES.get(name, name)
+
+
+def torch_dtype(name: str) -> torch.dtype | None:
+    """Return torch's type for one of ``WEIGHT_DTYPES``, None for one that is no type."""
+    return getattr(torch, _DTYPES[name]) if name in _DTYPES else None
 
 
 def model_options(request: LoadRequest) -> dict[str, Any]:
@@ -94,9 +104,10 @@ def model_options(request: LoadRequest) -> dict[str, Any]:
         options["load_device"] = device
         options["offload_device"] = torch.device("cpu")
     name = request.stored_dtype if request.weight_dtype == AS_STORED else request.weight_dtype
-    if name == DEFAULT or name not in _DTYPES:
+    dtype = torch_dtype(name)
+    if dtype is None:
         return options
-    options["dtype"] = getattr(torch, _DTYPES[name])
+    options["dtype"] = dtype
     if name == "fp8_e4m3fn_fast":
         options["fp8_optimizations"] = True
     return options

@@ -126,9 +126,6 @@ def test_a_quantized_file_is_not_quantized_again(client: Client) -> None:
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
-        ("CheckCompatibility", "width", 640),
-        ("CheckCompatibility", "vae_name", "a.safetensors"),
-        ("CheckCompatibility", "url", "https://host/a.safetensors"),
         ("QuantizeModel", "target_size_gb", 6.0),
         ("QuantizeModel", "allow_requantize", True),
         ("QuantizeModel", "max_memory_gb", 2.0),

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 from host_contract import CHECKS
+from managed_models.manager.demo import layouts
 from managed_models.manager.identify.architectures import ARCHITECTURES
 from support.comfyui import ComfyUI
+from support.files import shapes_file
+from support.gguf_files import gguf_file
 
 pytestmark = pytest.mark.comfyui
+GGUF_LAYOUT = layouts.wan21_t2v(width=256, ffn=512, layers=2)
 RUNNER = Path(__file__).with_name("inside") / "runner.py"
 
 
@@ -61,3 +65,42 @@ def test_our_table_agrees_with_comfyui(verdicts: dict[str, Any], architecture: s
         assert found["ours"] == found["with_host"] == architecture, form
         assert found["our_prefix"] == found["prefix"], form
         assert found["role"] == role
+
+
+@pytest.fixture(scope="module")
+def judged(comfyui: ComfyUI, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    base = tmp_path_factory.mktemp("remote")
+    (base / "models" / "diffusion_models" / "sub").mkdir(parents=True)
+    (base / "models" / "text_encoders").mkdir()
+    files = [
+        *sorted((tiny_models / "diffusion_models").glob("*.safetensors")),
+        *sorted((tiny_models / "checkpoints").glob("*.safetensors")),
+        gguf_file(base / "models" / "diffusion_models" / "sub" / "w.gguf", GGUF_LAYOUT, "wan", flatten=True),
+        gguf_file(base / "models" / "text_encoders" / "t.gguf", {"token_embd.weight": (4, 256)}, "t5"),
+        shapes_file(
+            base / "fp8.safetensors",
+            GGUF_LAYOUT | {"blocks.0.ffn.0.weight_scale": (), "blocks.0.ffn.0.comfy_quant": (30,)},
+            {"blocks.0.ffn.0.weight": "F8_E4M3", "blocks.0.ffn.0.comfy_quant": "U8"},
+        ),
+    ]
+    (base / "files.json").write_text(json.dumps([str(file) for file in files]))
+    return run_inside(comfyui, "remote", base)
+
+
+def test_detection_sees_the_same_from_afar(judged: dict[str, Any]) -> None:
+    both = {name: found for name, found in judged.items() if name.endswith((".safetensors", ".gguf"))}
+    assert len(both) >= 5
+    for name, found in both.items():
+        if name == "fp8.safetensors":  # its marker's bytes are zeros here, and unread from afar
+            assert found["here"]["file"] == "broken"
+            assert found["remote"]["identity"]["architecture"] == "wan-t2v"
+            assert found["remote"]["identity"]["precision"] == "fp8_e4m3fn, scaled"
+            continue
+        assert found["remote"]["identity"] == found["here"]["identity"], name
+        assert found["remote"]["remote"]["requests"] == 1
+
+
+def test_gguf_files_are_listed_where_their_extension_would_look(judged: dict[str, Any]) -> None:
+    names = [(kind, name.replace("\\", "/")) for kind, name in judged["listed"]]
+    assert names == [("unet_gguf", "sub/w.gguf"), ("clip_gguf", "t.gguf")]
+    assert judged["located"] == ["w.gguf", "t.gguf"]

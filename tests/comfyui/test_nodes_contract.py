@@ -89,7 +89,7 @@ OPTIONS = {
         "fp16",
         "fp32",
     ],
-    ("LoadManagedModel", "on_misfit"): ["warn", "error"],
+    ("LoadManagedModel", "on_misfit"): ["warn", "error", "use_smaller"],
     **{
         (name, "device"): ["default", "cpu"]
         for name in ("LoadManagedModel", "LoadManagedTextEncoder", "LoadManagedVAE")
