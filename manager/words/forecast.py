@@ -69,7 +69,7 @@ def _phase_words(phase: Mapping[str, Any], details: Mapping[str, Any]) -> str:
     if phase["placement"] == "unknown":
         weights = phase["weights"]
         known = f"weights {_figure(weights)}, working memory " if weights else ""
-        missing = "not known without ComfyUI" if weights else _MISSING[phase["name"]]
+        missing = "not known for these files here" if weights else _MISSING[phase["name"]]
         return f"{name}: {known}{missing}"
     place = _PLACES[phase["placement"]]
     if phase["placement"] == "will_not_run" and not phase["certain"]:
