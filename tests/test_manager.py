@@ -414,7 +414,7 @@ def test_a_model_of_another_framework_is_not_compatible(manager: AdvancedModelMa
     [
         "x",
         "",
-        "../x",
+        "../no such model beside here",
         "no/such.safetensors",
         "https://huggingface.co/x",
         "a'b",
