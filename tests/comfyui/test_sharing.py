@@ -100,6 +100,17 @@ def test_switching_between_workflows_reads_each_file_once(
     assert reads.count() == {WAN: 1, FLUX: 1}
 
 
+def test_what_a_stock_loader_loaded_lives_on_in_comfyuis_own_list(client: Client, reads: Reads) -> None:
+    """ComfyUI calls a model dead when a patcher of its list is gone and has no parent."""
+    log = client.base / "comfyui.log"
+    start = len(log.read_bytes())
+    for seed in range(2):
+        client.run(workflow("wan", stock(WAN), seed))
+        client.run(workflow("flux", stock(FLUX), seed))  # ComfyUI lets go of the other one's output here
+    assert reads.count() == {WAN: 1, FLUX: 1}
+    assert "memory leak" not in log.read_bytes()[start:].decode(errors="replace")
+
+
 @pytest.mark.parametrize("first", [stock, managed])
 def test_a_managed_and_a_stock_loader_of_one_file_share_one_copy(
     client: Client, reads: Reads, first: Callable[[str], dict[str, Any]]

@@ -111,6 +111,9 @@ def test_what_is_done_to_one_handle_is_not_seen_through_another(pool: ModelPool,
     first.model.clear()
     second, _ = pool.get(request(paths[0]))
     assert set(second.model) == set(SHAPES)
+    second.model.clear()  # not the first load either
+    third, _ = pool.get(request(paths[0]))
+    assert set(third.model) == set(SHAPES)
 
 
 def test_other_options_and_other_files_are_other_models(
