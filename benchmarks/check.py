@@ -24,25 +24,10 @@ sys.path.append(str(ROOT / "scripts"))
 from comfyui_server import find_comfyui  # noqa: E402
 
 REPEATS = 7
-# A file that nobody has seen before each time: its identity and its footprint are not known yet.
-FIRST_TIME = r"""
-import json, os, statistics, time
-def first_time(manager, path, repeats):
-    times = []
-    for number in range(repeats + 1):
-        os.utime(path, ns=(number, number))
-        start = time.perf_counter()
-        report = manager.check(str(path))
-        times.append(time.perf_counter() - start)
-    assert report.advice["forecast"]["model"], report.advice
-    return statistics.median(times[1:])
-"""
 # Runs in ComfyUI's Python: its own detection, casts and kernels.
-INSIDE = (
-    FIRST_TIME
-    + r"""
+INSIDE = r"""
 import logging, sys
-path, benchmarks, file, repeats = sys.argv[1:5]
+path, benchmarks, file = sys.argv[1:4]
 sys.path[:0] = [path, benchmarks]
 sys.argv = ["main.py", "--cpu"]
 import comfy.options
@@ -50,14 +35,11 @@ comfy.options.enable_args_parsing()
 logging.disable(logging.CRITICAL)
 import asyncio, server, nodes
 server.PromptServer(asyncio.new_event_loop())
-from common import load_checkout
-load_checkout()
+from check import first_time
 from managed_models.manager import AdvancedModelManager
 from managed_models.manager.comfy_host import ComfyHost
-manager = AdvancedModelManager(host=ComfyHost())
-print("RESULT", first_time(manager, file, int(repeats)))
+print("RESULT", first_time(AdvancedModelManager(host=ComfyHost()), file))
 """
-)
 # The command line on this checkout; says at the end whether torch came with it.
 COMMAND = r"""
 import sys
@@ -72,11 +54,19 @@ finally:
 """
 
 
-def in_this_process(path: Path) -> float:
-    """Return the median seconds of a verdict on a new file, outside ComfyUI."""
-    names: dict[str, object] = {}
-    exec(FIRST_TIME, names)  # noqa: S102
-    return float(names["first_time"](AdvancedModelManager(), path, REPEATS))  # type: ignore[operator]
+def first_time(manager: AdvancedModelManager, path: str) -> float:
+    """Return the median seconds of a verdict on a file that nobody has seen before.
+
+    Its time of change is new each time, so neither its identity nor its footprint is known yet.
+    """
+    times = []
+    for number in range(REPEATS + 1):
+        os.utime(path, ns=(number, number))
+        start = time.perf_counter()
+        report = manager.check(path)
+        times.append(time.perf_counter() - start)
+    assert report.advice["forecast"]["model"], report.advice
+    return statistics.median(times[1:])
 
 
 def inside_comfyui(path: Path) -> float | None:
@@ -85,7 +75,7 @@ def inside_comfyui(path: Path) -> float | None:
     if comfyui is None:
         return None
     command = [str(comfyui.python), "-c", INSIDE, str(comfyui.path), str(ROOT / "benchmarks"), str(path)]
-    done = subprocess.run([*command, str(REPEATS)], capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(next(x for x in done.stdout.splitlines() if x.startswith("RESULT")).split()[1])
 
 
@@ -109,7 +99,8 @@ def main() -> int:
         path = Path(folder) / "wan_14b.safetensors"
         tensors = wan_14b(path)
         print(f"{tensors} tensors, {path.stat().st_size / 1024**3:.1f} GB (sparse)")
-        good = [claim("verdict on a new file, outside ComfyUI", in_this_process(path) * 1e3, 150.0, "ms")]
+        outside = first_time(AdvancedModelManager(), str(path))
+        good = [claim("verdict on a new file, outside ComfyUI", outside * 1e3, 150.0, "ms")]
         inside = inside_comfyui(path)
         if inside is None:
             print("verdict inside ComfyUI: not measured, no ComfyUI was found")

@@ -146,11 +146,11 @@ class LoadManagedModel(io.ComfyNode):
             file.name, file.path, weight_dtype, on_misfit, file.folder, keep_alive, device, attention
         )
         text = render_load(loaded.details)
-        parts = loaded.parts
+        parts, taken = loaded.parts, loaded.details["model"]
         return io.NodeOutput(
             parts.model,
-            parts.clip if parts.clip is not None else unfilled_output("CLIP", file.name),
-            parts.vae if parts.vae is not None else unfilled_output("VAE", file.name),
+            parts.clip if parts.clip is not None else unfilled_output("CLIP", taken),
+            parts.vae if parts.vae is not None else unfilled_output("VAE", taken),
             text,
             ui=report_ui(text) | {MODELS_KEY: links([file])},
         )

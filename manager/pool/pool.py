@@ -12,80 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..errors import HostBusy
-from ..files import FileIdentity, is_unchanged
-from ..host import AS_STORED, Host, LoadedParts, LoadRequest, ResidentModel
-from ..model import ModelType
+from ..files import is_unchanged
+from ..host import Host, LoadedParts, LoadRequest, ResidentModel
 from ..units import format_bytes
+from .model import PooledModel, PoolKey
 from .policy import Entry, Plan, Snapshot, default_ram_budget, plan_residency, seconds_to_next_expiry
 
 log = logging.getLogger("managed_models.pool")
 
 # Give way before ComfyUI's own limit is reached and it drops what the prompt uses.
 _RESERVE_FACTOR = 1.25
-
-
-@dataclass(frozen=True)
-class PoolKey:
-    """What makes two loads the same: kind, files as they are now, and options."""
-
-    kind: ModelType
-    files: tuple[FileIdentity, ...]
-    options: tuple[str, ...]
-
-    @classmethod
-    def of(cls, request: LoadRequest) -> PoolKey:
-        """Look at the files now.
-
-        Raises:
-            ModelNotFound: one is not there.
-        """
-        files = tuple(FileIdentity.of(Path(path)) for path in request.paths)
-        dtype = request.stored_dtype if request.weight_dtype == AS_STORED else request.weight_dtype
-        return cls(request.kind, files, (dtype, request.device, request.encoder_type))
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return tuple(file.path for file in self.files)
-
-
-@dataclass(frozen=True)
-class PooledModel:
-    """One model of the pool at one moment, JSON-safe apart from ``paths``.
-
-    Attributes:
-        ids: under which the host lists its parts.
-        held: somebody besides the pool has it: a cached output, another extension, a script.
-        expires_in: seconds until it has rested long enough; None for never.
-    """
-
-    key: str
-    ids: tuple[str, ...]
-    title: str
-    paths: tuple[Path, ...]
-    loader: str
-    keep_alive: float
-    idle_seconds: float
-    expires_in: float | None
-    pinned: bool
-    busy: bool
-    held: bool
-    device: str
-    ram_bytes: int
-    vram_bytes: int
-
-    def stay(self) -> dict[str, Any]:
-        """Return what the memory report says of how long it stays; seconds in tenths."""
-        return {
-            "pooled": True,
-            "pinned": self.pinned,
-            "busy": self.busy,
-            "held": self.held,
-            "idle_seconds": round(self.idle_seconds, 1),
-            "expires_in": None if self.expires_in is None else round(self.expires_in, 1),
-        }
 
 
 @dataclass
