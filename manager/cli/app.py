@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
 from ..errors import BadInput, ModelNotFound
 from ..remote.address import is_address, shown
-from .output import close_after_command, progress_bar, reports_errors, show, table
-
-if TYPE_CHECKING:
-    from ..manager import AdvancedModelManager
-
-app = typer.Typer(
-    name="managed-models",
-    help="Know every model on this machine: what it is, whether it can be used, and how to make it smaller.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-ComfyOption = Annotated[
-    Path | None,
-    typer.Option("--comfyui", metavar="DIR", help="Use this ComfyUI installation's folders and registry."),
-]
-ServerOption = Annotated[
-    str | None,
-    typer.Option("--server", metavar="URL", help="Ask a running ComfyUI, such as http://127.0.0.1:8188."),
-]
-ModelArgument = Annotated[
-    str, typer.Argument(help="A registered name, a file name of the model folders, or a path.")
-]
+from .context import ComfyOption, JsonOption, ModelArgument, ServerOption, app, open_manager
+from .output import progress_bar, reports_errors, show, table
 
 
 def main() -> None:
@@ -62,7 +38,7 @@ def scan(
     """Look at every model file below FOLDERS, read its header, and remember what it is."""
     from .catalogue import scan_files
 
-    manager = _manager(comfyui, folders or [])
+    manager = open_manager(comfyui, folders or [])
     if not manager.host.folders():
         raise BadInput("No folder was named.", "Give one or more folders, or --comfyui DIR.")
     result = scan_files(manager)
@@ -94,7 +70,7 @@ def list_command(comfyui: ComfyOption = None, json_output: JsonOption = False) -
     """List the registered models, and the files that earlier scans found."""
     from .catalogue import known_models
 
-    result = known_models(_manager(comfyui))
+    result = known_models(open_manager(comfyui))
     if not result["models"] and not result["files"]:
         words = "Nothing is known yet. Run: managed-models scan FOLDER"
     else:
@@ -111,7 +87,7 @@ def show_command(model: ModelArgument, comfyui: ComfyOption = None, json_output:
     from ..report import render_identity
     from .catalogue import describe
 
-    details = describe(_manager(comfyui), model)
+    details = describe(open_manager(comfyui), model)
     show(details, render_identity(details), json_output)
 
 
@@ -169,7 +145,7 @@ def check(
         _refuse_address(model)
         details = ask(server, "/managed-models/check", {"model": model, **asked})["details"]
     else:
-        manager = _manager(comfyui)
+        manager = open_manager(comfyui)
         options = options_from(asked, lambda name, _: manager.library.find_path(name))
         details = manager.check(model, options, allow_local_network).to_dict()
     show(details, render_check(details), json_output)
@@ -197,7 +173,7 @@ def pair(
         body = {"model": model, "others": others}
         details = ask(server, "/managed-models/pair", body)["details"]
     else:
-        details = _manager(comfyui).pair(model, others)
+        details = open_manager(comfyui).pair(model, others)
     show(details, render_pair(details), json_output)
     if details["together"] is False:
         raise typer.Exit(1)
@@ -238,7 +214,7 @@ def quantize(
         max_memory_gb=max_memory_gb,
     )
     with progress_bar(f"{format} {target.name}") as on_progress:
-        manager = _manager(comfyui, on_progress=on_progress)
+        manager = open_manager(comfyui, on_progress=on_progress)
         path = manager.library.find_path(source)
         details = manager.quantizer.quantize(path, target.expanduser().absolute(), request)
     show(details, render_quantize(details), json_output)
@@ -255,7 +231,7 @@ def verify(
 ) -> None:
     """Check that model files are whole. Exit code 1 when one is not."""
     with progress_bar("verifying") as on_progress:
-        manager = _manager(comfyui, on_progress=on_progress)
+        manager = open_manager(comfyui, on_progress=on_progress)
         paths = [manager.library.find_path(name) for name in models or []]
         if not models:
             paths = [file.path for file in manager.library.files()] or [
@@ -284,7 +260,7 @@ def versions(
     json_output: JsonOption = False,
 ) -> None:
     """List the versions of a registered model, the active one, and a newer one that fits this machine."""
-    manager = _manager(comfyui)
+    manager = open_manager(comfyui)
     known = manager.get_all_model_versions(name)
     if not known:
         raise ModelNotFound(f"Model {name!r} is not registered.", "Look at: managed-models list")
@@ -308,7 +284,7 @@ def upgrade(
     json_output: JsonOption = False,
 ) -> None:
     """Make the newest version that fits this machine the active one."""
-    manager = _manager(comfyui)
+    manager = open_manager(comfyui)
     before = manager.get_model_version(name)
     if before is None:
         raise ModelNotFound(f"Model {name!r} is not registered.", "Look at: managed-models list")
@@ -328,7 +304,7 @@ def report(server: ServerOption = None, comfyui: ComfyOption = None, json_output
 
         details = ask(server, "/managed-models/memory")["details"]
     else:
-        details = _manager(comfyui).get_memory_report()
+        details = open_manager(comfyui).get_memory_report()
     show(details, render_memory(details), json_output)
 
 
@@ -391,30 +367,6 @@ def demo_model(
 
     path = make_demo_model(kind, folder)
     show({"path": str(path), "size_bytes": path.stat().st_size}, str(path), json_output)
-
-
-def _manager(
-    comfyui: Path | None,
-    roots: list[Path] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> AdvancedModelManager:
-    """Make the manager for one command: its folders, its registry, and who hears of progress."""
-    from ..config import ModelManagerConfig, registry_url
-    from ..host import ModelFolder
-    from ..local_host import LocalHost
-    from ..manager import AdvancedModelManager
-    from .installation import comfyui_registry, comfyui_roots, default_registry
-
-    for root in roots or []:
-        if not root.is_dir():
-            raise ModelNotFound(f"There is no folder {root}.", "Check the path.")
-    folders: list[Path | ModelFolder] = [root.absolute() for root in roots or []]
-    if comfyui:
-        folders += comfyui_roots(comfyui)
-    url = registry_url(comfyui_registry(comfyui) if comfyui else default_registry())
-    manager = AdvancedModelManager(ModelManagerConfig(database_url=url), LocalHost(folders, on_progress))
-    close_after_command(manager.close)
-    return manager
 
 
 def _refuse_address(model: str) -> None:

@@ -1,102 +1,59 @@
-"""The HTTP door: the panel's page and ``--server`` of the command line talk to these routes."""
+"""Memory over HTTP: what it holds, and letting go of it."""
 
 from __future__ import annotations
 
-import asyncio
-import secrets
-from collections.abc import Callable, Iterable, Mapping
-from hashlib import blake2b
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-from . import __version__
-from .checking import options_from
-from .errors import BadInput, HostBusy, ManagedModelsError, ModelNotFound
-from .loaded import LoadedModel, find_loaded, loaded_models, wait_until_gone
-from .manager import AdvancedModelManager
-from .memory import UnloadResult
-from .remote.address import is_address, shown
-from .report import (
-    memory_notices,
-    render_check,
-    render_memory,
-    render_pair,
-    render_pin,
-    render_unload,
-)
-from .route_guard import guard_read, guard_write
-
-PREFIX = "/managed-models"
-# Sent in place of paths, and good for this process only.
-_SECRET = secrets.token_bytes(16)
+from .. import __version__
+from ..errors import BadInput, ModelNotFound
+from ..loaded import LoadedModel, find_loaded, loaded_models, wait_until_gone
+from ..manager import AdvancedModelManager
+from ..memory import UnloadResult
+from ..report import memory_notices, render_memory, render_pin, render_unload
+from ..route_guard import guard_read, guard_write
+from .answers import PREFIX, answer
 
 
-def add_routes(table: web.RouteTableDef, get_manager: Callable[[], AdvancedModelManager]) -> None:
-    """Add every route to ``table``; the manager is asked for when the first request comes."""
-    routes = Routes(get_manager)
-    table.get(f"{PREFIX}/status")(guard_read(routes.status))
-    table.get(f"{PREFIX}/models")(guard_read(routes.models))
-    table.get(f"{PREFIX}/memory")(guard_read(routes.memory))
-    table.post(f"{PREFIX}/check")(guard_write(routes.check))
-    table.post(f"{PREFIX}/pair")(guard_write(routes.pair))
-    table.post(f"{PREFIX}/unload")(guard_write(routes.unload))
-    table.post(f"{PREFIX}/pin")(guard_write(routes.pin))
-    table.post(f"{PREFIX}/settings")(guard_write(routes.settings))
-
-
-class Routes:
-    """The handlers. Whatever may wait for a disk or a lock runs in a worker thread."""
+class MemoryRoutes:
+    """The handlers of memory, and of the settings that concern it."""
 
     def __init__(self, get_manager: Callable[[], AdvancedModelManager]) -> None:
         self._get_manager = get_manager
 
+    def add_to(self, table: web.RouteTableDef) -> None:
+        """Add every route to ``table``."""
+        table.get(f"{PREFIX}/status")(guard_read(self.status))
+        table.get(f"{PREFIX}/memory")(guard_read(self.memory))
+        table.post(f"{PREFIX}/unload")(guard_write(self.unload))
+        table.post(f"{PREFIX}/pin")(guard_write(self.pin))
+        table.post(f"{PREFIX}/settings")(guard_write(self.settings))
+
     async def status(self, request: web.Request) -> web.Response:
         """Versions, memory and loaded models: what the panel shows live."""
-        return await self._answer(self._status)
-
-    async def models(self, request: web.Request) -> web.Response:
-        """Every model file with its version and a newer one that is registered."""
-        return await self._answer(self._models)
+        return await answer(self._status)
 
     async def memory(self, request: web.Request) -> web.Response:
         """The memory report with its words."""
-        return await self._answer(self._memory)
-
-    async def check(self, request: web.Request, body: dict[str, Any]) -> web.Response:
-        """The verdict on one model of the model folders, never on an address: ``{"model": name}``.
-
-        What it is wanted for goes beside it: width, height, length, batch_size, weight_dtype, and the
-        names of second_model, clip, vae and lora.
-        """
-        return await self._answer(lambda: self._check(body))
-
-    async def pair(self, request: web.Request, body: dict[str, Any]) -> web.Response:
-        """Whether files of the model folders belong together: ``{"model": name, "others": [name, ...]}``."""
-        return await self._answer(lambda: self._pair(body))
+        return await answer(self._memory)
 
     async def unload(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         """Take one model out of memory, ``{"id"}`` or ``{"model": name}``, or all, ``{"all": true}``.
 
         ``{"vram_only": true}`` leaves it in RAM.
         """
-        return await self._answer(lambda: self._unload(body))
+        return await answer(lambda: self._unload(body))
 
     async def pin(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         """Keep a model, ``{"id"}`` or ``{"model": name}``, until ``{"pinned": false}``."""
-        return await self._answer(lambda: self._pin(body))
+        return await answer(lambda: self._pin(body))
 
     async def settings(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         """Apply settings of memory from now on: fields of the config by name."""
-        return await self._answer(lambda: self._settings(body))
-
-    async def _answer(self, work: Callable[[], dict[str, Any]]) -> web.Response:
-        try:
-            return web.json_response(await asyncio.to_thread(work))
-        except ManagedModelsError as error:
-            status = 409 if isinstance(error, HostBusy) else 404 if isinstance(error, ModelNotFound) else 400
-            return web.json_response({"error": error.to_dict()}, status=status)
+        return await answer(lambda: self._settings(body))
 
     def _status(self) -> dict[str, Any]:
         manager = self._get_manager()
@@ -113,53 +70,9 @@ class Routes:
             },
         }
 
-    def _models(self) -> dict[str, Any]:
-        manager = self._get_manager()
-        known = manager.registry.active_by_path()
-        rows = []
-        for file in manager.library.files():
-            info = known.get(str(file.path))
-            rows.append(
-                {
-                    "id": opaque_id(file.path),
-                    "name": file.name,
-                    "folder": file.folder,
-                    "size_bytes": _size(file.path),
-                    "version": info.version if info else None,
-                    "upgrade": manager.suggest_model_upgrade(info.name) if info else None,
-                }
-            )
-        return {"models": rows}
-
     def _memory(self) -> dict[str, Any]:
         details = _memory_details(self._get_manager())
         return {"details": details, "report": render_memory(details)}
-
-    def _check(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        name = body.get("model")
-        if not isinstance(name, str):
-            raise BadInput(f"model is {name!r}.", "Send the name of a model file as text.")
-        if is_address(name):
-            raise BadInput(
-                f"{shown(name)} is an address, and this route takes names of files that ComfyUI has.",
-                "Check it on the command line, or with the url of the CheckCompatibility node.",
-            )
-        manager = self._get_manager()
-        options = options_from(body, lambda wanted, folders: manager.library.find(wanted, folders).path)
-        details = manager.check_file(manager.library.find(name), options).to_dict()
-        return {"details": details, "report": render_check(details)}
-
-    def _pair(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        model, others = body.get("model"), body.get("others")
-        if not isinstance(others, list) or not others:
-            raise BadInput(f"others is {others!r}.", "Send a list of the names of model files.")
-        for name in (model, *others):
-            if not isinstance(name, str):
-                raise BadInput(f"{name!r} is no name.", "Send the names of model files as text.")
-        manager = self._get_manager()
-        model_path, *paths = (manager.library.find(name).path for name in (model, *others))
-        details = manager.pairing.pair(model_path, paths)
-        return {"details": details, "report": render_pair(details)}
 
     def _settings(self, body: dict[str, Any]) -> dict[str, Any]:
         manager = self._get_manager()
@@ -269,18 +182,6 @@ def _figures(result: UnloadResult) -> dict[str, Any]:
     }
 
 
-def opaque_id(path: Path) -> str:
-    """Return a name for a file that says nothing about where it is."""
-    return blake2b(str(path).encode(), digest_size=12, key=_SECRET).hexdigest()
-
-
 def _public(model: dict[str, Any]) -> dict[str, Any]:
     """Return a resident model without its path."""
     return {key: value for key, value in model.items() if key != "path"}
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None
