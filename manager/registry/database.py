@@ -49,6 +49,11 @@ def open_database(url: str) -> Engine:
 def unusable(path: Path, error: OSError | DatabaseError) -> FileError:
     """Return our error for a database that cannot be opened or read."""
     reason = str(getattr(error, "orig", None) or error)
+    if "locked" in reason:
+        return FileError(
+            f"The registry {path} is in use: another process has been writing to it for a long time.",
+            "Try again when that is done.",
+        )
     return FileError(
         f"The registry {path} cannot be opened: {reason}.",
         "Check who may write there; if it is damaged, move it away: a new one is made.",

@@ -23,7 +23,7 @@ from managed_models.manager.config import IN_MEMORY, registry_url
 from managed_models.manager.errors import BadInput, FileError, ManagedModelsError
 from managed_models.manager.files import FileIdentity
 from managed_models.manager.model import ModelInfo, ModelType, QuantizationType
-from managed_models.manager.registry import Peak, PeakKey, Registry
+from managed_models.manager.registry import Peak, PeakKey, Registry, database
 from managed_models.manager.registry.database import database_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,15 +228,14 @@ def test_new_facts_replace_old_ones(registry: Registry) -> None:
     assert registry.known_files() == [(later, {"role": "lora"})]
 
 
-def test_a_hash_needs_facts_of_the_same_file(registry: Registry) -> None:
-    registry.put_sha256(FILE, "ab")
-    assert registry.sha256(FILE) is None
-    registry.put_facts(FILE, {})
-    assert registry.sha256(FILE) is None
-    registry.put_sha256(FileIdentity(FILE.path, 101, FILE.mtime_ns), "ab")
-    assert registry.sha256(FILE) is None
-    registry.put_sha256(FILE, "ab")
+def test_a_hash_is_kept_for_a_file_as_it_was_whatever_else_is_known(registry: Registry) -> None:
+    registry.put_sha256(FILE, "AB")
     assert registry.sha256(FILE) == "ab"
+    registry.put_facts(FILE, {})
+    assert registry.sha256(FILE) == "ab"
+    assert registry.sha256(FileIdentity(FILE.path, 101, FILE.mtime_ns)) is None
+    registry.put_sha256(FileIdentity(FILE.path, 101, FILE.mtime_ns), "cd")
+    assert registry.sha256(FILE) is None
 
 
 def test_a_hash_outlives_new_facts_of_the_same_file_and_not_those_of_a_changed_one(
@@ -509,6 +508,24 @@ def test_opening_waits_for_another_process_that_is_making_the_database(path: Pat
         other.close()
     opening.join()
     assert results == [["wan"]]
+
+
+def test_a_database_that_another_process_keeps_writing_to(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_MILLISECONDS", 20)
+    registry = Registry(file_url(path))
+    registry.names()
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    with pytest.raises(FileError, match="is in use: another process") as caught:
+        registry.put(info())
+    assert "damaged" not in str(caught.value)
+    writer.execute("ROLLBACK")
+    writer.close()
+    registry.put(info())
+    assert registry.names() == ["wan"]
+    registry.close()
 
 
 # Databases that are no good

@@ -1,0 +1,5 @@
+"""Holding the registry against the disk: what is new, changed, moved, missing, or back."""
+
+from .service import Scanner
+
+__all__ = ["Scanner"]
