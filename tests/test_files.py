@@ -17,7 +17,12 @@ from managed_models.manager.files import (
     file_sha256,
     find_stale_temporaries,
 )
-from managed_models.manager.formats.writer import SafetensorsWriter, TensorSpec, temporary_path
+from managed_models.manager.formats.writer import (
+    SafetensorsWriter,
+    TensorSpec,
+    temporary_path,
+    unfinished_paths,
+)
 
 # Identity
 
@@ -185,3 +190,16 @@ def test_our_own_names_are_recognised(tmp_path: Path) -> None:
 
 def test_without_folders_there_is_nothing() -> None:
     assert find_stale_temporaries([]) == []
+
+
+@pytest.mark.parametrize(("days", "stale"), [(0, False), (13, False), (15, True)])
+def test_an_unfinished_output_waits_two_weeks_for_the_next_run(
+    tmp_path: Path, days: int, stale: bool
+) -> None:
+    paths = unfinished_paths(tmp_path / "m.safetensors")
+    for path in paths:
+        path.write_bytes(b"x")
+    other = tmp_path / "mine.mmjournal"
+    other.write_bytes(b"x")
+    found = find_stale_temporaries([tmp_path], time.time() + days * 24 * 3600)
+    assert sorted(found) == (sorted(paths) if stale else [])
