@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
-from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ..errors import BadInput, NotPublic
 
@@ -129,22 +129,6 @@ def not_public(host: str) -> NotPublic:
         f"Give a public https:// address. {_LOCAL_REMEDY}",
         problem="not_public",
     )
-
-
-def next_url(url: str, location: str, allow_local: bool) -> str:
-    """Return where a redirect leads, checked like a first address.
-
-    Raises:
-        BadInput, NotPublic: see :func:`parse_address`.
-    """
-    try:
-        target = urljoin(url, location)
-    except ValueError:
-        raise BadInput(
-            f"{shown(location)!r} is no address.", "Give the address that the download really comes from."
-        ) from None
-    check_url(target, allow_local)
-    return target
 
 
 def sibling(url: str, name: str) -> str:

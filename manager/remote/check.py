@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..identify.gguf import identify_gguf
 from ..model import ModelType
 from ..units import format_bytes
 from .address import parse_address
+from .reach import Reach
 
 if TYPE_CHECKING:
     from .model import RemoteModel
@@ -66,7 +68,10 @@ class AddressChecker:
         from .fetch import Fetcher  # with requests, which the start need not wait for
         from .model import read_remote
 
-        found = read_remote(parse_address(address, allow_local), Fetcher(allow_local))
+        reach = Reach.from_environment(os.environ, allow_local=allow_local)
+        place = parse_address(address, allow_local=True)
+        reach.check(reach.at_mirror(place.url))
+        found = read_remote(place, Fetcher(reach=reach))
         identity, error = self._identity(found)
         report = self._checker.report_remote(found.name, identity, found.size_bytes, error)
         folder = _FOLDERS.get(identity.role, "") if identity else ""

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from ..errors import FileError, InvalidHeader, RemoteError
+from ..errors import FileError, RemoteError
 from ..formats.gguf import GgufHeader, ShortRead, gguf_from_bytes, looks_like_gguf
-from ..formats.safetensors import Header, TensorInfo, header_end, header_from_bytes
+from ..formats.safetensors import Header, header_end, header_from_bytes
+from ..formats.shards import INDEX_SUFFIX, MAX_INDEX_BYTES, join_shards, shard_names
 from .address import Address, sibling
 from .fetch import Fetcher, Piece
 
 FIRST_BYTES = 256 * 1024
 # Headers of the largest models known take a few MB; the format's own limit is 100 MB.
 MAX_HEADER_BYTES = 32 * 1024**2
-MAX_INDEX_BYTES = 16 * 1024**2
-MAX_SHARDS = 128
 MAX_SHARD_BYTES = 64 * 1024**2
-INDEX_SUFFIX = ".safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -148,50 +144,3 @@ def _read_shard(fetcher: Fetcher, url: str, name: str) -> Header:
     path = Path(name)
     data = _with_rest(fetcher, first, header_end(path, first.data, first.total), name)
     return header_from_bytes(path, data, first.total, in_file=False)
-
-
-def shard_names(index: str, text: bytes) -> list[str]:
-    """Return the files that an index names, in order.
-
-    Raises:
-        InvalidHeader: it is no index, or names a file outside its own folder.
-    """
-    try:
-        weights = json.loads(text)["weight_map"]
-        names = sorted({str(name) for name in weights.values()})
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise _bad_index(index, "it is no JSON object with a weight_map") from None
-    if not names or len(names) > MAX_SHARDS:
-        raise _bad_index(index, f"it names {len(names)} files, and 1 to {MAX_SHARDS} are read")
-    for name in names:
-        path = PurePosixPath(name)
-        plain = path.name == name and "\\" not in name and ":" not in name and name.isprintable()
-        if not plain or path.suffix != ".safetensors":
-            raise _bad_index(index, f"it names the file {name[:80]!r}, which is none beside it")
-    return names
-
-
-def join_shards(index: str, headers: Mapping[str, Header]) -> Header:
-    """Return the header that the parts have together.
-
-    Raises:
-        InvalidHeader: two parts hold a tensor of one name.
-    """
-    tensors: dict[str, TensorInfo] = {}
-    metadata: dict[str, str] = {}
-    size = position = 0
-    for header in headers.values():
-        for name, info in header.tensors.items():
-            if name in tensors:
-                raise _bad_index(index, f"two of its parts hold the tensor {name!r}")
-            tensors[name] = info._replace(start=info.start + position, end=info.end + position)
-        position += max((info.end for info in header.tensors.values()), default=0)
-        size += header.file_size
-        metadata.update(header.metadata)
-    return Header(Path(index), size, size - position, metadata, tensors, in_file=False)
-
-
-def _bad_index(index: str, words: str) -> InvalidHeader:
-    return InvalidHeader(
-        f"{index} is no index of a model in parts: {words}.", "Check the address.", problem="index"
-    )

@@ -223,11 +223,11 @@ def test_a_redirect_inside_is_refused_before_anything_is_sent(
             refuse_inner(host, connected)
         passed.append(host)
 
-    monkeypatch.setattr("managed_models.manager.remote.fetch.refuse_inner", pass_the_first)
+    monkeypatch.setattr("managed_models.manager.remote.request.refuse_inner", pass_the_first)
     with Fetcher() as fetcher, pytest.raises(NotPublic, match="redirects where it must not"):
         fetcher.get(url, 0, 100)
     monkeypatch.setattr("managed_models.manager.remote.address._may_be_public", lambda host: True)
-    monkeypatch.setattr("managed_models.manager.remote.fetch.next_url", lambda url, to, allow: to)
+    monkeypatch.setattr("managed_models.manager.remote.reach.Reach.next_url", lambda self, url, to: to)
     passed.clear()
     with Fetcher() as fetcher, pytest.raises(NotPublic, match="one of its own network"):
         fetcher.get(url, 0, 100)
@@ -319,10 +319,10 @@ def test_what_the_server_calls_the_file(server: Server, disposition: str, name: 
     ],
 )
 def test_what_to_do_about_a_closed_door(url: str, environ: dict[str, str], words: str) -> None:
-    from managed_models.manager.remote.fetch import _access_remedy
+    from managed_models.manager.remote.refusal import access_remedy
     from managed_models.manager.remote.tokens import token_headers
 
-    remedy = _access_remedy(url, bool(token_headers(url, environ)))
+    remedy = access_remedy(url, bool(token_headers(url, environ)))
     assert words in remedy
     if "huggingface" in url:
         assert "https://huggingface.co/o/r in" in remedy

@@ -15,12 +15,13 @@ from managed_models.manager.demo import layouts
 from managed_models.manager.errors import InvalidGguf, InvalidHeader, NotSafetensors, RemoteError
 from managed_models.manager.formats.gguf import GgufHeader
 from managed_models.manager.formats.safetensors import Header, TensorInfo, read_header
+from managed_models.manager.formats.shards import MAX_SHARDS, join_shards, shard_names
 from managed_models.manager.identify import identify
 from managed_models.manager.model import QuantizationType
 from managed_models.manager.remote import model as model_module
 from managed_models.manager.remote.address import parse_address
 from managed_models.manager.remote.fetch import Fetcher
-from managed_models.manager.remote.model import RemoteModel, join_shards, read_remote, shard_names
+from managed_models.manager.remote.model import RemoteModel, read_remote
 from support.files import raw_file, shapes_file
 from support.gguf_files import gguf_file
 from support.range_server import Server, body, send_all
@@ -216,7 +217,7 @@ def shard_names_error(text: bytes) -> InvalidHeader:
 
 
 def test_an_index_of_too_many_parts() -> None:
-    weights = {str(i): f"{i}.safetensors" for i in range(model_module.MAX_SHARDS + 1)}
+    weights = {str(i): f"{i}.safetensors" for i in range(MAX_SHARDS + 1)}
     assert "names 129 files" in shard_names_error(json.dumps({"weight_map": weights}).encode()).message
 
 
