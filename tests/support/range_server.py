@@ -29,12 +29,14 @@ class Server:
     Attributes:
         files: path -> a file whose ranges are served.
         special: path -> a function that answers by itself.
+        etags: path -> what the server calls the state of that file.
     """
 
     port: int
     scheme: str = "http"
     files: dict[str, Path] = field(default_factory=dict)
     special: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
+    etags: dict[str, str] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     sent: int = 0
 
@@ -97,14 +99,20 @@ def range_server(certificate: Path | None = None) -> Iterator[Server]:
 def send_range(handler: BaseHTTPRequestHandler, file: Path, server: Server) -> None:
     """Send what the Range header asks for, and count the bytes."""
     size = file.stat().st_size
-    match = re.fullmatch(r"bytes=(\d+)-(\d+)", handler.headers.get("Range", ""))
+    etag = server.etags.get(handler.path.partition("?")[0])
+    if etag and handler.headers.get("If-Range", etag) != etag:
+        send_all(handler, file, ETag=etag)
+        return
+    match = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
     assert match, "every request here asks for a range"
-    first, last = int(match[1]), min(int(match[2]), size - 1)
+    first, last = int(match[1]), min(int(match[2] or size), size - 1)
     if first >= size:
         status(handler, 416)
         return
     server.sent += last - first + 1
     handler.send_response(206)
+    if etag:
+        handler.send_header("ETag", etag)
     handler.send_header("Content-Range", f"bytes {first}-{last}/{size}")
     handler.send_header("Content-Length", str(last - first + 1))
     handler.end_headers()
@@ -113,9 +121,11 @@ def send_range(handler: BaseHTTPRequestHandler, file: Path, server: Server) -> N
         handler.wfile.write(source.read(last - first + 1))
 
 
-def send_all(handler: BaseHTTPRequestHandler, file: Path, length: bool = True) -> None:
+def send_all(handler: BaseHTTPRequestHandler, file: Path, length: bool = True, **headers: str) -> None:
     """Send the whole file, whatever range was asked for, until the other end has enough."""
     handler.send_response(200)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
     if length:
         handler.send_header("Content-Length", str(file.stat().st_size))
     handler.end_headers()
