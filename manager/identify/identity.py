@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..formats.dtypes import dtype_name
+from ..formats.dtypes import DTYPE_BITS, dtype_name
 from ..formats.safetensors import Header, TensorInfo
 from ..model import ModelType, QuantizationType
 from .architectures import architecture_of_class, find_architecture
@@ -47,6 +47,7 @@ class ModelIdentity:
         quantization: the same as a type.
         quantized_layers: layers that carry a quantization marker.
         quantization_layout: whose marker it is, ``comfy_quant`` or ``scaled_fp8``; empty without one.
+        layer_types: of the marked layers, the most frequent first.
         seen: a few tensor names, for a file that nobody recognised.
     """
 
@@ -65,6 +66,7 @@ class ModelIdentity:
     quantized_layers: int
     seen: tuple[str, ...] = ()
     quantization_layout: str = ""
+    layer_types: tuple[QuantizationType, ...] = ()
 
     @property
     def recognised(self) -> bool:
@@ -81,6 +83,7 @@ class ModelIdentity:
         facts["quantization"] = self.quantization.value
         facts["parts"] = list(self.parts)
         facts["seen"] = list(self.seen)
+        facts["layer_types"] = [kind.value for kind in self.layer_types]
         return facts
 
     @classmethod
@@ -91,6 +94,7 @@ class ModelIdentity:
         facts["quantization"] = QuantizationType(facts["quantization"])
         facts["parts"] = tuple(facts["parts"])
         facts["seen"] = tuple(facts["seen"])
+        facts["layer_types"] = tuple(QuantizationType(kind) for kind in facts.get("layer_types", ()))
         return cls(**facts)
 
 
@@ -121,9 +125,12 @@ def identify(header: Header, detect: Detect | None = None) -> ModelIdentity:
     weights = {n: i for n, i in own.items() if not is_side_tensor(n)}
     formats = {n: f for n, f in read_layer_formats(header).items() if n.startswith(kind.prefix)}
     quantization = find_quantization(header, weights, formats)
-    dtypes: Counter[str] = Counter()
+    stored: dict[str, int] = {}
     for info in weights.values():
-        dtypes[dtype_name(info.dtype)] += info.elements
+        stored[info.dtype] = stored.get(info.dtype, 0) + info.end - info.start
+    dtypes: Counter[str] = Counter()
+    for dtype, size in stored.items():
+        dtypes[dtype_name(dtype)] += size * 8 // DTYPE_BITS[dtype]
     return ModelIdentity(
         role=kind.role,
         architecture=kind.architecture,
@@ -131,14 +138,15 @@ def identify(header: Header, detect: Detect | None = None) -> ModelIdentity:
         detected_by=kind.detected_by,
         prefix=kind.prefix,
         parts=parts,
-        parameters=_parameters(weights, formats),
-        weight_bytes=sum(info.nbytes for info in own.values()),
+        parameters=_parameters(weights, formats) if formats else dtypes.total(),
+        weight_bytes=sum(info.end - info.start for info in own.values()),
         tensor_count=len(header.tensors),
         dtypes=dict(dtypes.most_common()),
         precision=quantization.precision,
         quantization=quantization.type,
         quantized_layers=quantization.layers,
         quantization_layout=quantization.layout,
+        layer_types=tuple(kind for kind, _ in Counter(formats.values()).most_common()),
         seen=() if kind.role is not ModelType.OTHER else tuple(list(header.tensors)[:5]),
     )
 

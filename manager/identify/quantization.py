@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import InvalidHeader
-from ..formats.dtypes import dtype_name
+from ..formats.dtypes import DTYPE_BITS, dtype_name
 from ..formats.safetensors import Header, TensorInfo
 from ..model import QuantizationType
 
@@ -17,21 +17,21 @@ FILE_MARKER = "_quantization_metadata"
 OLD_MARKER = "scaled_fp8"
 COMFY_QUANT = "comfy_quant"
 SCALED_FP8 = "scaled_fp8"
-_OLD_SCALE = ".scale_weight"
+OLD_SCALE = ".scale_weight"
 # Tensors that describe quantized weights and are no weights themselves.
 SIDE_SUFFIXES = (
     LAYER_MARKER,
     ".weight_scale",
     ".weight_scale_2",
     ".input_scale",
-    _OLD_SCALE,
+    OLD_SCALE,
     ".scale_input",
     ".weight_s_rel",
     ".weight_s_channel",
     ".weight_codebook",
     ".pre_quant_scale",
 )
-_MAX_MARKER_BYTES = 64 * 1024
+MAX_MARKER_BYTES = 64 * 1024
 
 # ComfyUI's name of a layer's format -> ours.
 COMFY_FORMATS: dict[str, QuantizationType] = {
@@ -71,7 +71,7 @@ class Quantization:
 
 def is_side_tensor(name: str) -> bool:
     """Tell whether a tensor only describes another one's quantization."""
-    return name.endswith(SIDE_SUFFIXES) or _is_old_marker(name)
+    return name.endswith(SIDE_SUFFIXES) or is_old_marker(name)
 
 
 def read_layer_formats(header: Header) -> dict[str, QuantizationType]:
@@ -80,15 +80,23 @@ def read_layer_formats(header: Header) -> dict[str, QuantizationType]:
     Raises:
         InvalidHeader: a marker cannot be read.
     """
-    conf = _file_marker(header)
-    if conf is None:
-        conf = _layer_markers(header)
-    formats = {layer: _format_of(entry) for layer, entry in conf.items()}
-    if any(_is_old_marker(name) for name in header.tensors):
+    return {layer: _format_of(entry) for layer, entry in read_layer_markers(header).items()}
+
+
+def read_layer_markers(header: Header) -> dict[str, Mapping[str, object]]:
+    """Return each marked layer and its marker, whichever way the file marks it: in ComfyUI's words.
+
+    Raises:
+        InvalidHeader: a marker cannot be read.
+    """
+    # ComfyUI lets the file's own list win over the layers' markers.
+    found = {**_layer_markers(header), **(_file_marker(header) or {})}
+    if any(is_old_marker(name) for name in header.tensors):
         for name in header.tensors:
-            if name.endswith(_OLD_SCALE):
-                formats.setdefault(name[: -len(_OLD_SCALE)], QuantizationType.FP8_E4M3)
-    return formats
+            if name.endswith(OLD_SCALE):
+                layer = name[: -len(OLD_SCALE)]
+                found.setdefault(layer, {"format": _stored_format(header, layer) or "float8_e4m3fn"})
+    return found
 
 
 def find_quantization(
@@ -103,19 +111,21 @@ def find_quantization(
             words = "quantized; in which format shows only after the download"
         if len(marked) > 1:
             words = "mixed: " + ", ".join(_WORDS.get(k, k.value) for k, _ in marked.most_common())
-        layout = SCALED_FP8 if any(_is_old_marker(name) for name in header.tensors) else COMFY_QUANT
+        layout = SCALED_FP8 if any(is_old_marker(name) for name in header.tensors) else COMFY_QUANT
         return Quantization(kind, words, sum(marked.values()), layout)
-    elements: Counter[str] = Counter()
+    stored: dict[str, int] = {}
     for info in weights.values():
-        elements[info.dtype] += info.elements
+        stored[info.dtype] = stored.get(info.dtype, 0) + info.end - info.start
+    elements = Counter({dtype: size * 8 // DTYPE_BITS[dtype] for dtype, size in stored.items()})
     if not elements:
         return Quantization(QuantizationType.NONE, "no weights", 0)
     dtype = elements.most_common(1)[0][0]
     return Quantization(_DTYPE_QUANTIZATION.get(dtype, QuantizationType.NONE), dtype_name(dtype), 0)
 
 
-def _is_old_marker(name: str) -> bool:
-    return name.rpartition(".")[2] == OLD_MARKER
+def is_old_marker(name: str) -> bool:
+    """Tell whether a tensor marks the whole file as scaled fp8, the older way."""
+    return name.endswith(OLD_MARKER) and name[: -len(OLD_MARKER)][-1:] in ("", ".")
 
 
 def _format_of(entry: Mapping[str, object]) -> QuantizationType:
@@ -147,14 +157,28 @@ def _layer_markers(header: Header) -> dict[str, Mapping[str, object]]:
     with open(header.path, "rb") as file:
         for name in names:
             info = header.tensors[name]
-            if info.nbytes > _MAX_MARKER_BYTES:
-                raise _broken(header, name)
             file.seek(header.data_start + info.start)
-            try:
-                conf[name[: -len(LAYER_MARKER)]] = dict(json.loads(file.read(info.nbytes)))
-            except (ValueError, TypeError, RecursionError) as error:
-                raise _broken(header, name) from error
+            text = file.read(min(info.nbytes, MAX_MARKER_BYTES + 1))
+            conf[name[: -len(LAYER_MARKER)]] = parse_marker(header, name, text)
     return conf
+
+
+def parse_marker(header: Header, name: str, text: bytes) -> dict[str, object]:
+    """Return what a layer's marker says.
+
+    Args:
+        name: of the tensor.
+        text: its content.
+
+    Raises:
+        InvalidHeader: it cannot be read.
+    """
+    if len(text) > MAX_MARKER_BYTES:
+        raise _broken(header, name)
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _broken(header, name) from error
 
 
 def _layers(markers: Iterable[str]) -> list[str]:

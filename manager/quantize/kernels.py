@@ -6,12 +6,20 @@ of squares that come back: ``sqrt(noise / signal)`` is the relative L2 error of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
+from .formats import TargetFormat
+
+Tick = Callable[[], None]
+
 CHUNK = 1 << 20
+# Elements at once where there are several working buffers, so that the processor's cache holds them.
+_PIECE = 1 << 18
 # The smallest scale: below it, its reciprocal is no float32 any more.
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
@@ -21,9 +29,13 @@ DTYPES: dict[str, torch.dtype] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
     "I8": torch.int8,
     "U8": torch.uint8,
 }
+
+
+_SAME_WIDTH = {torch.bfloat16: torch.int16, torch.float16: torch.int16, torch.float32: torch.int32}
 
 
 class Error(NamedTuple):
@@ -31,6 +43,36 @@ class Error(NamedTuple):
 
     noise: float
     signal: float
+
+    def plus(self, other: Error) -> Error:
+        return Error(self.noise + other.noise, self.signal + other.signal)
+
+
+class Encoded(NamedTuple):
+    """One block of rows as it is stored.
+
+    Attributes:
+        weight: as many rows of the stored weight, C-contiguous (``out`` or another tensor).
+        sides: the layer's other tensors by suffix, such as ``.weight_scale``: the part for these rows,
+            or, where the whole tensor has one, all of it with each block.
+        error: sums of squares over these rows.
+    """
+
+    weight: torch.Tensor
+    sides: Mapping[str, torch.Tensor]
+    error: Error
+
+
+def larger(a: float, b: float) -> float:
+    """Return the larger of two magnitudes, and what is not finite if one of them is not."""
+    return a if math.isnan(a) or a >= b else b
+
+
+def marker_side(target: TargetFormat) -> dict[str, torch.Tensor]:
+    """Return a layer's ``comfy_quant`` tensor by its suffix; empty where the format has none."""
+    if not target.marker:
+        return {}
+    return {".comfy_quant": torch.frombuffer(bytearray(target.marker), dtype=torch.uint8)}
 
 
 def magnitude(values: torch.Tensor) -> float:
@@ -59,33 +101,103 @@ def quantize_tensor(
         scale: one for the whole tensor; ``largest * scale`` is its largest magnitude.
         tick: called before each chunk; may raise to stop.
     """
-    source, target = values.reshape(-1), out.reshape(-1)
-    work = torch.empty(min(CHUNK, source.numel()))
-    back = torch.empty_like(work)
-    noise = signal = 0.0
-    for start in range(0, source.numel(), CHUNK):
+    source, target = _as_rows(values), _as_rows(out)
+    error = Error(0.0, 0.0)
+    for place in _tiles(*source.shape):
         tick()
-        piece = source[start : start + CHUNK]
-        scaled, restored = work[: piece.numel()], back[: piece.numel()]
-        scaled.copy_(piece).mul_(1.0 / scale).clamp_(-largest, largest)
-        rounded = target[start : start + CHUNK]
+        piece, rounded = source[place], target[place]
+        scaled = scratch("scaled", piece.shape).copy_(piece).mul_(1.0 / scale).clamp_(-largest, largest)
         rounded.copy_(scaled)
-        restored.copy_(rounded).sub_(scaled)
-        noise += float(restored.dot(restored))
-        signal += float(scaled.dot(scaled))
-    return Error(noise * scale * scale, signal * scale * scale)
+        error = error.plus(error_of(decode_float8(rounded).sub_(scaled), scaled))
+    return Error(error.noise * scale * scale, error.signal * scale * scale)
+
+
+class _Buffers(threading.local):
+    def __init__(self) -> None:
+        self.by_use: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+
+
+_buffers = _Buffers()
+
+
+def scratch(use: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return this thread's working buffer for ``use``, which holds anything until it is asked for again.
+
+    A fresh tensor for every step costs a third of the speed: its pages are mapped anew each time.
+    """
+    size = math.prod(shape)
+    buffer = _buffers.by_use.get((use, dtype))
+    if buffer is None or buffer.numel() < size:
+        buffer = torch.empty(max(size, _PIECE), dtype=dtype)
+        _buffers.by_use[use, dtype] = buffer
+    return buffer[:size].view(*shape)
+
+
+def error_of(change: torch.Tensor, weights: torch.Tensor) -> Error:
+    """Return the error of rows of weights that were changed by ``change``."""
+    return Error(sum_squares(change), sum_squares(weights))
+
+
+def sum_squares(rows: torch.Tensor) -> float:
+    """Return the sum of squares of ``[n, columns]`` float32: row by row, whose order nothing changes.
+
+    In float64 where float32 would overflow or vanish.
+    """
+    total = float(torch.linalg.vector_norm(rows, dim=1).double().square_().sum())
+    if 1e-30 < total < 1e38:
+        return total
+    return float(rows.double().square_().sum())
+
+
+def paired_sums(values: torch.Tensor) -> torch.Tensor:
+    """Sum over the middle of ``[a, 2^k, b]`` by halving: the same sums however large ``a`` and ``b`` are.
+
+    PyTorch's own sums add in an order that depends on the shape and the number of threads.
+    """
+    while values.shape[1] > 1:
+        half = values.shape[1] // 2
+        values = values[:, :half] + values[:, half:]
+    return values[:, 0]
+
+
+def decode_float8(codes: torch.Tensor) -> torch.Tensor:
+    """Return the float32 values of 8-bit floats, in a working buffer: many times as fast as PyTorch does."""
+    bits = scratch("bits", codes.shape, torch.int16).copy_(codes.view(torch.int8))  # the sign fills the rest
+    values = scratch("decoded", codes.shape)
+    if codes.dtype == torch.float8_e5m2:
+        return values.copy_(bits.mul_(256).view(torch.float16))
+    # The fields lie as those of a float16 whose exponent counts from eight less.
+    return values.copy_(bits.mul_(128).bitwise_and_(-0x4080).view(torch.float16)).mul_(256)
 
 
 def row_scales(values: torch.Tensor, largest: float) -> torch.Tensor:
     """Return one scale per row of a ``[rows, columns]`` weight, float32 of shape ``[rows, 1]``."""
-    scales = torch.empty(values.shape[0], 1)
-    for rows in _row_chunks(values):
-        low, high = torch.aminmax(values[rows], dim=1, keepdim=True)
-        scales[rows] = torch.maximum(-low.float(), high.float())
-    zero = scales == 0
-    scales = (scales / largest).clamp_(min=SMALLEST_SCALE)
+    magnitudes = torch.empty(values.shape[0], 1)
+    for rows in row_chunks(*values.shape):
+        magnitudes[rows] = row_magnitudes(values[rows])
+    return scales_for(magnitudes, largest)
+
+
+def scales_for(magnitudes: torch.Tensor, largest: float) -> torch.Tensor:
+    """Return the scales that bring these magnitudes to ``largest``."""
+    zero = magnitudes == 0
+    scales = (magnitudes / largest).clamp_(min=SMALLEST_SCALE)
     scales[zero] = 1.0
     return scales
+
+
+def row_magnitudes(values: torch.Tensor) -> torch.Tensor:
+    """Return the largest magnitude of each row, float32 of shape ``[rows, 1]``; NaN where one is in it.
+
+    The bits of a float without its sign are in the order of its magnitude, NaN above infinity, and
+    PyTorch finds the largest integer 25 times as fast as the largest float of 16 bits.
+    """
+    integer = _SAME_WIDTH.get(values.dtype)
+    if integer is None or not values.numel():
+        low, high = torch.aminmax(values, dim=1, keepdim=True)
+        return torch.maximum(-low.float(), high.float())
+    bits = values.view(integer).bitwise_and(torch.iinfo(integer).max).amax(1, keepdim=True)
+    return bits.view(values.dtype).float()
 
 
 def quantize_rows(
@@ -96,36 +208,50 @@ def quantize_rows(
     tick: Callable[[], None],
 ) -> Error:
     """Round each row of ``values / scales`` into ``out``, an int8 tensor of the same shape."""
-    noise = signal = 0.0
-    for rows in _row_chunks(values):
+    error = Error(0.0, 0.0)
+    for rows in row_chunks(*values.shape):
         tick()
         scale = scales[rows]
-        scaled = values[rows].to(torch.float32, copy=True).mul_(1.0 / scale)  # the source stays as it is
-        rounded = scaled.round().clamp_(-largest, largest)
+        piece = values[rows]
+        scaled = scratch("scaled", piece.shape).copy_(piece).mul_(1.0 / scale)
+        rounded = torch.round(scaled, out=scratch("rounded", piece.shape)).clamp_(-largest, largest)
         out[rows].copy_(rounded)
-        change = rounded.sub_(scaled).mul_(scale).reshape(-1)
-        weights = scaled.mul_(scale).reshape(-1)
-        noise += float(change.dot(change))
-        signal += float(weights.dot(weights))
-    return Error(noise, signal)
+        change = rounded.sub_(scaled)
+        error = error.plus(Error(_scaled_squares(change, scale), _scaled_squares(scaled, scale)))
+    return error
+
+
+def _scaled_squares(rows: torch.Tensor, scales: torch.Tensor) -> float:
+    """Return the sum of squares of ``[n, columns]`` rows, each multiplied with its ``[n, 1]`` scale."""
+    norms = torch.linalg.vector_norm(rows, dim=1).double().mul_(scales.view(-1).double())
+    return float(norms.square_().sum())
 
 
 def cast(values: torch.Tensor, out: torch.Tensor, tick: Callable[[], None]) -> Error:
     """Copy ``values`` into ``out``, another floating type, measuring the rounding."""
-    source, target = values.reshape(-1), out.reshape(-1)
-    noise = signal = 0.0
-    for start in range(0, source.numel(), CHUNK):
+    source, target = _as_rows(values), _as_rows(out)
+    error = Error(0.0, 0.0)
+    for place in _tiles(*source.shape):
         tick()
-        piece, rounded = source[start : start + CHUNK], target[start : start + CHUNK]
-        rounded.copy_(piece)
-        weights = piece.float()
-        change = rounded.float() - weights
-        noise += float(change.dot(change))
-        signal += float(weights.dot(weights))
-    return Error(noise, signal)
+        weights, rounded = source[place].float(), target[place]
+        rounded.copy_(source[place])
+        error = error.plus(error_of(rounded.float() - weights, weights))
+    return error
 
 
-def _row_chunks(values: torch.Tensor) -> Iterator[slice]:
-    rows = max(1, CHUNK // max(1, values.shape[1]))
-    for start in range(0, values.shape[0], rows):
-        yield slice(start, start + rows)
+def _as_rows(values: torch.Tensor) -> torch.Tensor:
+    return values.reshape(-1, values.shape[-1] if values.dim() else 1)
+
+
+def _tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
+    """Cut a matrix into rows, and a row that is too long into parts that begin where it does."""
+    for piece in row_chunks(rows, columns):
+        for left in range(0, columns, _PIECE):
+            yield piece, slice(left, left + _PIECE)
+
+
+def row_chunks(rows: int, columns: int) -> Iterator[slice]:
+    """Cut rows into pieces that the cache holds."""
+    step = max(1, _PIECE // max(1, columns))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))

@@ -105,8 +105,10 @@ def test_every_format_of_comfyui_is_in_the_table_above() -> None:
 
 def test_the_metadata_counts_more_than_the_layers(path: Path) -> None:
     text = json.dumps({"layers": {"a": {"format": "mxfp8"}}})
-    header = marked(path, {"b": {"format": "nvfp4"}}, metadata={"_quantization_metadata": text})
-    assert read_layer_formats(header) == {"a": QuantizationType.MXFP8}
+    layers = {"a": {"format": "int8_tensorwise"}, "b": {"format": "nvfp4"}}
+    header = marked(path, layers, metadata={"_quantization_metadata": text})
+    # As ComfyUI does: what the file lists wins, and what it does not list keeps its own marker.
+    assert read_layer_formats(header) == {"a": QuantizationType.MXFP8, "b": QuantizationType.NVFP4}
 
 
 def test_several_formats_in_one_file(path: Path) -> None:
@@ -213,6 +215,14 @@ def test_the_older_marker(path: Path, prefix: str) -> None:
     fp8 = QuantizationType.FP8_E4M3
     assert read_layer_formats(header) == {f"{prefix}a": fp8, f"{prefix}b": fp8}
     assert quantization_of(header) == Quantization(fp8, "fp8_e4m3fn, scaled", 2, "scaled_fp8")
+
+
+def test_the_older_marker_on_the_other_fp8(path: Path) -> None:
+    shapes = {"scaled_fp8": (2,), "a.weight": (4, 4), "a.scale_weight": ()}
+    kinds = dict.fromkeys(["scaled_fp8", "a.weight"], "F8_E5M2") | {"a.scale_weight": "F32"}
+    header = read_header(shapes_file(path, shapes, kinds))
+    fp8 = QuantizationType.FP8_E5M2
+    assert quantization_of(header) == Quantization(fp8, "fp8_e5m2, scaled", 1, "scaled_fp8")
 
 
 def test_scales_without_the_older_marker_say_nothing(path: Path) -> None:

@@ -15,6 +15,7 @@ from managed_models.manager.quantize.kernels import (
     magnitude,
     quantize_rows,
     quantize_tensor,
+    row_magnitudes,
     row_scales,
 )
 
@@ -278,3 +279,19 @@ def test_every_kernel_can_be_stopped_between_chunks(
     with pytest.raises(_Stop):
         work(torch.zeros(3, CHUNK), tick)
     assert ticks == 2
+
+
+@settings(deadline=None, max_examples=40)
+@given(matrices())
+def test_the_largest_magnitude_of_each_row(values: torch.Tensor) -> None:
+    assert torch.equal(row_magnitudes(values), values.float().abs().amax(1, keepdim=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_row_with_a_special_value_says_so(dtype: torch.dtype) -> None:
+    values = torch.tensor([[1.0, -2.0], [math.nan, 1.0], [-math.inf, 5.0], [-0.0, 0.0]], dtype=dtype)
+    found = row_magnitudes(values).view(-1)
+    assert (float(found[0]), float(found[2]), float(found[3])) == (2.0, math.inf, 0.0)
+    assert math.isnan(float(found[1]))
+    both = torch.tensor([[math.nan, math.inf], [math.inf, -math.nan]], dtype=dtype)
+    assert bool(row_magnitudes(both).isnan().all())
