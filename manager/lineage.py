@@ -17,9 +17,12 @@ _CHECKSUMS = "managed_models.crc32"
 _ERRORS = "managed_models.layer_errors"
 
 
-def origin_metadata(source: Header, recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is known before a file is made: the source's own metadata, its name, and the recipe."""
-    file = FileIdentity.of(source.path)
+def origin_metadata(source: Header, file: FileIdentity, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is known before a file is made: the source's own metadata, its name, and the recipe.
+
+    Args:
+        file: the source as one file: of a model in parts, all of them.
+    """
     about = {"name": file.path.name, "size": file.size, "mtime_ns": file.mtime_ns}
     kept = {key: value for key, value in source.metadata.items() if not key.startswith(OUR_KEYS)}
     return {"format": "pt", **kept, _SOURCE: json.dumps(about), _RECIPE: json.dumps(recipe)}

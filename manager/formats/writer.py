@@ -12,17 +12,22 @@ import os
 import re
 import secrets
 import struct
+import threading
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
 
 from ..errors import FileError, NotEnoughDisk, OutputExists
+from ..watch import Nobody, Watch
+from ..workers import work_together
 from .dtypes import DTYPE_BITS
 from .safetensors import read_header
 
 TEMPORARY_SUFFIX = ".mmpart"
+# The unfinished output of a job that the next one may go on with: data, journal, lock.
+UNFINISHED_SUFFIXES = (".unfinished.mmpart", ".unfinished.mmjournal", ".unfinished.mmlock")
 _TEMPORARY = re.compile(r"\.(\d+)-[0-9a-f]+\.mmpart$")
 _COPY_BYTES = 8 << 20
 _ALIGNMENT = 64
@@ -53,10 +58,69 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
 
 
+def unfinished_paths(path: Path) -> tuple[Path, Path, Path]:
+    """Return where the data, the journal and the lock of an unfinished output lie, beside it."""
+    data, journal, lock = (path.with_name(path.name + suffix) for suffix in UNFINISHED_SUFFIXES)
+    return data, journal, lock
+
+
 def temporary_owner(path: Path) -> int | None:
     """Return the process id in a name made by :func:`temporary_path`, None for any other name."""
     match = _TEMPORARY.search(path.name)
     return int(match[1]) if match else None
+
+
+class FileLayout:
+    """Where the header and every tensor of a file lie, known before a byte is written.
+
+    Args:
+        tensors: every tensor, in the order in which they lie in the file.
+        metadata: known now; more may come as long as it fits into ``spare`` bytes.
+
+    Attributes:
+        offsets: first and last + 1 byte of each tensor in the file.
+        data_start: the first byte after the header.
+        file_size: bytes of the whole file.
+    """
+
+    def __init__(
+        self, tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None, spare: int = 0
+    ) -> None:
+        self._entries: dict[str, object] = {}
+        position = 0
+        for spec in tensors:
+            if spec.name in self._entries:
+                raise ValueError(f"tensor {spec.name!r} is given twice")
+            end = position + spec.nbytes
+            self._entries[spec.name] = {
+                "dtype": spec.dtype,
+                "shape": list(spec.shape),
+                "data_offsets": [position, end],
+            }
+            position = end
+        needed = len(self._header_json(metadata or {})) + spare
+        self.data_start = -(-(needed + 8) // _ALIGNMENT) * _ALIGNMENT
+        self.file_size = self.data_start + position
+        self.offsets: dict[str, tuple[int, int]] = {}
+        start = self.data_start
+        for spec in tensors:
+            self.offsets[spec.name] = (start, start + spec.nbytes)
+            start += spec.nbytes
+
+    def header(self, metadata: Mapping[str, str]) -> bytes:
+        """Return the file's first ``data_start`` bytes."""
+        text = self._header_json(metadata)
+        size = self.data_start - 8
+        if len(text) > size:
+            raise ValueError(f"the header needs {len(text)} bytes and has {size}")
+        return struct.pack("<Q", size) + text.ljust(size, b" ")
+
+    def _header_json(self, metadata: Mapping[str, str]) -> bytes:
+        document: dict[str, object] = {}
+        if metadata:
+            document["__metadata__"] = dict(metadata)
+        document.update(self._entries)
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
 
 
 class SafetensorsWriter:
@@ -85,25 +149,9 @@ class SafetensorsWriter:
         self.temporary = temporary_path(path)
         self.checksums: dict[str, int] = {}
         self._metadata = dict(metadata)
-        self._offsets: dict[str, tuple[int, int]] = {}
+        self._layout = FileLayout(tensors, metadata, spare)
         self._written: dict[str, int] = {}
-        self._entries: dict[str, object] = {}
         self._file: BinaryIO | None = None
-        position = 0
-        for spec in tensors:
-            if spec.name in self._offsets:
-                raise ValueError(f"tensor {spec.name!r} is given twice")
-            end = position + spec.nbytes
-            self._offsets[spec.name] = (position, end)
-            self._entries[spec.name] = {
-                "dtype": spec.dtype,
-                "shape": list(spec.shape),
-                "data_offsets": [position, end],
-            }
-            position = end
-        self._data_size = position
-        needed = len(self._header_json()) + spare
-        self._header_size = -(-(needed + 8) // _ALIGNMENT) * _ALIGNMENT - 8
 
     def __enter__(self) -> SafetensorsWriter:
         try:
@@ -125,10 +173,7 @@ class SafetensorsWriter:
         try:
             self._file = open(self.temporary, "xb")  # noqa: SIM115  # _remove closes it
         except OSError as error:
-            raise FileError(
-                f"{self.path.parent} cannot be written to: {error.strerror}.",
-                "Choose another folder, or allow writing there. Nothing was written.",
-            ) from error
+            raise folder_error(self.path, error) from error
         try:
             self._write_header()
             self._stream.flush()
@@ -154,12 +199,12 @@ class SafetensorsWriter:
     def write(self, name: str, data: bytes | bytearray | memoryview) -> None:
         """Append ``data`` to the tensor ``name``; a tensor may come in any number of pieces."""
         view = memoryview(data).cast("B")
-        start, end = self._offsets[name]
+        start, end = self._layout.offsets[name]
         done = self._written.get(name, 0)
         if start + done + len(view) > end:
             raise ValueError(f"tensor {name!r} takes {end - start} bytes, not {done + len(view)}")
         try:
-            self._stream.seek(8 + self._header_size + start + done)  # writes what the buffer holds
+            self._stream.seek(start + done)  # writes what the buffer holds
             self._stream.write(view)
         except OSError as error:
             raise disk_error(self.path, error) from error
@@ -173,13 +218,13 @@ class SafetensorsWriter:
             FileError: what was read back is not what was written.
             OutputExists: the final name is taken and ``overwrite`` is false.
         """
-        for name, (start, end) in self._offsets.items():
+        for name, (start, end) in self._layout.offsets.items():
             if self._written.get(name, 0) != end - start:
                 raise ValueError(f"tensor {name!r} is not complete")
         self._metadata.update(metadata)
         try:
             self._write_header()
-            self._stream.truncate(8 + self._header_size + self._data_size)
+            self._stream.truncate(self._layout.file_size)
             self._stream.flush()
             os.fsync(self._stream.fileno())
         except OSError as error:
@@ -187,26 +232,29 @@ class SafetensorsWriter:
         self._stream.close()
         damaged = find_damage(self.temporary, self.checksums)
         if damaged:
-            raise FileError(
-                f"{self.path.name} was not written correctly: tensor {damaged!r} reads back differently.",
-                "The disk may be failing. Nothing was left behind; try another disk.",
-                tensor=damaged,
-            )
-        _publish(self.temporary, self.path, overwrite)
-
-    def _header_json(self) -> bytes:
-        document: dict[str, object] = {}
-        if self._metadata:
-            document["__metadata__"] = self._metadata
-        document.update(self._entries)
-        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+            raise damage_error(self.path, damaged)
+        publish(self.temporary, self.path, overwrite)
 
     def _write_header(self) -> None:
-        text = self._header_json()
-        if len(text) > self._header_size:
-            raise ValueError(f"the header needs {len(text)} bytes and has {self._header_size}")
         self._stream.seek(0)
-        self._stream.write(struct.pack("<Q", self._header_size) + text.ljust(self._header_size, b" "))
+        self._stream.write(self._layout.header(self._metadata))
+
+
+def folder_error(path: Path, error: OSError) -> FileError:
+    """Return our error for an operating-system error that came up when ``path`` was to be made."""
+    return FileError(
+        f"{path.parent} cannot be written to: {error.strerror}.",
+        "Choose another folder, or allow writing there. Nothing was written.",
+    )
+
+
+def damage_error(path: Path, tensor: str) -> FileError:
+    """Return the error for a tensor that reads back differently from what was written."""
+    return FileError(
+        f"{path.name} was not written correctly: tensor {tensor!r} reads back differently.",
+        "The disk may be failing. Nothing was left behind; try another disk.",
+        tensor=tensor,
+    )
 
 
 def disk_error(path: Path, error: OSError) -> FileError | NotEnoughDisk:
@@ -222,32 +270,58 @@ def disk_error(path: Path, error: OSError) -> FileError | NotEnoughDisk:
     )
 
 
-def find_damage(path: Path, checksums: Mapping[str, int]) -> str | None:
+def find_damage(
+    path: Path, checksums: Mapping[str, int], watch: Watch | None = None, workers: int = 1
+) -> str | None:
     """Return the first tensor whose CRC-32 differs from ``checksums``, None when all agree.
 
     Tensors without a recorded checksum are not read. The header is checked in full.
+
+    Args:
+        watch: may stop it.
+        workers: threads that read.
     """
     header = read_header(path)
-    buffer = memoryview(bytearray(_COPY_BYTES))
-    with open(path, "rb", buffering=0) as file:
-        for name, expected in checksums.items():
-            info = header.tensors.get(name)
-            if info is None:
-                return name
-            file.seek(header.data_start + info.start)
-            found, left = 0, info.nbytes
-            while left:
-                count = file.readinto(buffer[: min(left, _COPY_BYTES)])
-                if not count:
-                    return name
-                found = zlib.crc32(buffer[:count], found)
-                left -= count
-            if found != expected:
-                return name
-    return None
+    names = list(checksums)
+    damaged: list[int] = []
+    numbers = iter(range(len(names)))
+    turn = threading.Lock()
+
+    def check(tick: Callable[[], None]) -> None:
+        buffer = memoryview(bytearray(_COPY_BYTES))
+        with open(path, "rb", buffering=0) as file:
+            while True:
+                with turn:
+                    number = next(numbers, None)
+                if number is None or damaged:
+                    return
+                info = header.tensors.get(names[number])
+                start = 0 if info is None else header.data_start + info.start
+                found = None if info is None else _checksum(file, start, info.nbytes, buffer, tick)
+                if found != checksums[names[number]]:
+                    damaged.append(number)
+
+    work_together(workers, check, watch or Nobody())
+    return names[min(damaged)] if damaged else None
 
 
-def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
+def _checksum(
+    file: BinaryIO, start: int, left: int, buffer: memoryview, tick: Callable[[], None]
+) -> int | None:
+    """Return the CRC-32 of ``left`` bytes from ``start`` on, None when the file is shorter."""
+    file.seek(start)
+    found = 0
+    while left:
+        tick()
+        count = file.readinto(buffer[: min(left, len(buffer))])  # type: ignore[attr-defined]
+        if not count:
+            return None
+        found = zlib.crc32(buffer[:count], found)
+        left -= count
+    return found
+
+
+def publish(temporary: Path, path: Path, overwrite: bool) -> None:
     """Move ``temporary`` to ``path`` in one step; without ``overwrite`` never onto another file."""
     try:
         if overwrite:

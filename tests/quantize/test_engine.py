@@ -21,6 +21,7 @@ from managed_models.manager.integrity import verify_file
 from managed_models.manager.quantize import engine
 from managed_models.manager.quantize.formats import FORMATS
 from managed_models.manager.quantize.policy import EVERYTHING, RECOMMENDED, TensorPlan, plan_tensors
+from managed_models.manager.quantize.source import read_source
 from managed_models.manager.watch import Nobody
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -65,10 +66,8 @@ def convert(
     **options: Any,
 ) -> engine.EngineResult:
     plans = plans_of(source, format, policy)
-    target = FORMATS[format]
-    return engine.run(
-        read_header(source), plans, target, output, {"format": "pt"}, watch or Nobody(), **options
-    )
+    chosen = engine.EngineOptions(**options)
+    return engine.run(read_source(source), plans, output, {"format": "pt"}, watch or Nobody(), chosen)
 
 
 def raw(tensor: torch.Tensor) -> bytes:
@@ -332,7 +331,7 @@ def test_a_tensor_of_the_model_that_is_not_finite_stops_the_run(
     with pytest.raises(engine.UnfitTensor, match=name.replace(".", r"\.")):
         convert(source, tmp_path / "out.safetensors", format)
     assert os.listdir(tmp_path) == ["wan.safetensors"]
-    unfit = engine.find_unfit(read_header(source), plans_of(source, format), FORMATS[format], Nobody())
+    unfit = engine.find_unfit(read_source(source), plans_of(source, format), Nobody())
     assert unfit == {name: engine.NOT_FINITE}
 
 
@@ -344,7 +343,7 @@ def test_every_unfit_tensor_is_found_with_its_reason(tmp_path: Path) -> None:
 
     source = write_wan(tmp_path / "wan.safetensors", "F32", spoil)
     plans = plans_of(source, "fp16")
-    unfit = engine.find_unfit(read_header(source), plans, FORMATS["fp16"], Nobody())
+    unfit = engine.find_unfit(read_source(source), plans, Nobody())
     assert unfit == {
         "blocks.0.ffn.0.weight": "its largest weight, 1e+06, is beyond fp16",
         "blocks.0.ffn.2.weight": "it holds NaN or infinite weights",
@@ -358,7 +357,7 @@ def test_the_edge_of_fp16(tmp_path: Path, value: float, fits: bool) -> None:
 
     source = write_wan(tmp_path / "wan.safetensors", "F32", push)
     plans = plans_of(source, "fp16")
-    unfit = engine.find_unfit(read_header(source), plans, FORMATS["fp16"], Nobody())
+    unfit = engine.find_unfit(read_source(source), plans, Nobody())
     assert (unfit == {}) is fits
 
 
@@ -429,7 +428,7 @@ def test_a_watch_may_stop_the_search_for_unfit_tensors(tmp_path: Path) -> None:
 
     source = write_wan(tmp_path / "wan.safetensors")
     with pytest.raises(KeyboardInterrupt):
-        engine.find_unfit(read_header(source), plans_of(source, "int8"), FORMATS["int8"], Stop())
+        engine.find_unfit(read_source(source), plans_of(source, "int8"), Stop())
 
 
 def test_a_source_that_is_written_to_is_noticed(tmp_path: Path) -> None:
@@ -460,10 +459,10 @@ def test_a_source_that_shrinks_is_noticed(tmp_path: Path) -> None:
 
 def test_a_source_that_shrank_to_less_than_its_header_is_noticed(tmp_path: Path) -> None:
     source = write_wan(tmp_path / "wan.safetensors")
-    header, plans = read_header(source), plans_of(source, "int8")
+    model, plans = read_source(source), plans_of(source, "int8")
     os.truncate(source, 100)
     with pytest.raises(FileError, match="became shorter"):
-        engine.run(header, plans, FORMATS["int8"], tmp_path / "out.safetensors", {}, Nobody())
+        engine.run(model, plans, tmp_path / "out.safetensors", {}, Nobody())
     assert os.listdir(tmp_path) == ["wan.safetensors"]
 
 
@@ -482,10 +481,8 @@ def test_the_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
     during: list[list[str]] = []
     watch = _At(0.3, lambda: during.append(sorted(os.listdir(tmp_path))))
     convert(source, output, "int8", watch=watch)
-    ((temporary, name),) = during
-    assert name == "wan.safetensors"
-    assert temporary.startswith(f"out.safetensors.{os.getpid()}-")
-    assert temporary.endswith(".mmpart")
+    unfinished = [f"out.safetensors.unfinished.mm{part}" for part in ("journal", "lock", "part")]
+    assert during == [[*unfinished, "wan.safetensors"]]
     assert sorted(os.listdir(tmp_path)) == ["out.safetensors", "wan.safetensors"]
 
 
