@@ -29,35 +29,55 @@ _PLOT = (36, 39, 45)
 _BAR_LEFT, _BAR_RIGHT = 330, WIDTH - 260
 _STRIP = 56
 _STRIP_LEFT = 150  # names of devices are short
-_WORST = 12
+# Colours of formats, that of most weights first.
+_FORMATS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _YELLOW, _RED)
 
 
 def quantization_chart(details: Mapping[str, Any]) -> Image.Image:
-    """Draw the error of every changed layer in file order, and the worst by name.
+    """Draw what became of a model's bytes, the error of every changed layer in file order, and the worst.
 
     Args:
         details: of :meth:`Quantizer.quantize`.
     """
     errors: dict[str, float] = details["layer_errors"]
-    worst = sorted(errors.items(), key=lambda item: -item[1])[:_WORST]
-    height = 2 * _MARGIN + 96 + 180 + 60 + len(worst) * _BAR
-    page = _Page(height)
+    worst = details["worst"]
+    formats = [entry["format"] for entry in details["formats"]]
+    colours = {name: _FORMATS[i % len(_FORMATS)] for i, name in enumerate(formats)}
+    format_of = {layer["name"]: layer["format"] for layer in details["layers"]}
+    page = _Page(2 * _MARGIN + 200 + 180 + 60 + len(worst) * _BAR)
     page.title(
         f"{details['source']} as {details['format_words']}",
         f"{format_bytes(details['source_bytes'])} to {format_bytes(details['output_bytes'])}, "
         f"{details['changed_layers']} of {details['linear_layers']} linear layers changed, "
         f"{details['mean_error']:.2%} on average",
     )
+    page.legend((*((name, colours[name]) for name in formats), ("as before", _GREY)))
+    _draw_sizes(page, details, colours)
+    page.space()
     if not errors:
         page.line("No errors were recorded in this file.", _FAINT)
         return page.finish()
     top = max(errors.values()) or 1.0
     page.line("Change of each layer's weights (relative L2), in file order", _FAINT)
-    page.columns([error / top for error in errors.values()], 150, f"{top:.2%}")
+    shades = [colours.get(format_of.get(name, ""), _BLUE) for name in errors]
+    page.columns([error / top for error in errors.values()], 150, f"{top:.2%}", shades)
     page.line("The layers that changed most", _FAINT)
-    for name, error in worst:
-        page.bar(name, f"{error:.2%}", [(error / top, _BLUE)])
+    decibels = {layer["name"]: layer["sqnr_db"] for layer in details["layers"]}
+    for name in worst:
+        error, ratio = errors[name], decibels.get(name)
+        words = f"{error:.2%}" + ("" if ratio is None else f", {ratio:.1f} dB")
+        page.bar(name, words, [(error / top, colours.get(format_of.get(name, ""), _BLUE))])
     return page.finish()
+
+
+def _draw_sizes(page: _Page, details: Mapping[str, Any], colours: Mapping[str, tuple[int, int, int]]) -> None:
+    """Draw the file before and after, by what its bytes are."""
+    before, after = details["source_bytes"], details["output_bytes"]
+    longest = max(before, after)
+    page.bar("Before", format_bytes(before), [(before / longest, _GREY)])
+    parts = [(entry["bytes"] / longest, colours[entry["format"]]) for entry in details["formats"]]
+    rest = after - sum(entry["bytes"] for entry in details["formats"])
+    page.bar("After", format_bytes(after), [*parts, (max(0, rest) / longest, _GREY)])
 
 
 def memory_chart(details: Mapping[str, Any]) -> Image.Image:
@@ -262,15 +282,15 @@ class _Page:
         self._text(_BAR_RIGHT - width, self._y - 6, end, self._small, _FAINT, 200)
         self._y += 18
 
-    def columns(self, heights: list[float], size: int, top: str) -> None:
+    def columns(self, heights: list[float], size: int, top: str, colours: list[tuple[int, int, int]]) -> None:
         """Draw upright columns of these relative heights; ``top`` labels a full one."""
         left, right, bottom = _MARGIN, WIDTH - 90, self._y + size
         self._draw.rectangle((left, self._y, right, bottom), fill=_TRACK)
         step = (right - left) / len(heights)
-        for i, share in enumerate(heights):
+        for i, (share, colour) in enumerate(zip(heights, colours, strict=True)):
             x = left + i * step
             end = max(x, x + step - (1 if step > 3 else 0) - 1)
-            self._draw.rectangle((int(x), int(bottom - share * (size - 6)), int(end), bottom), fill=_BLUE)
+            self._draw.rectangle((int(x), int(bottom - share * (size - 6)), int(end), bottom), fill=colour)
         self._text(right + 10, self._y, top, self._small, _TEXT, 80)
         self._text(right + 10, bottom - 16, "0 %", self._small, _FAINT, 80)
         self._y += size + 14

@@ -10,17 +10,19 @@ from comfy_api.latest import io
 from ..manager.chart import quantization_chart
 from ..manager.comfy_host import get_manager
 from ..manager.comfy_host.linked import note_model_name
-from ..manager.errors import ManagedModelsError
+from ..manager.errors import HashUnverified, ManagedModelsError
 from ..manager.files import FileIdentity
 from ..manager.library import ModelName
 from ..manager.quantize import QuantizeRequest
-from ..manager.quantize.formats import FORMATS
+from ..manager.quantize.formats import FORMATS, LAYOUTS
 from ..manager.quantize.policy import POLICIES, RECOMMENDED
+from ..manager.quantize.request import QUALITIES
 from ..manager.replaced import ReplacedFiles
 from ..manager.report import render_quantize
 from .common import DIFFUSION_FOLDERS, make_input, make_schema, report_ui, to_image
+from .loader_inputs import check_name
 
-_LATER = "Not built yet: leave it as it is."
+FOLDERS = (*DIFFUSION_FOLDERS, "text_encoders")
 _replaced = ReplacedFiles()
 
 
@@ -33,16 +35,16 @@ class QuantizeModel(io.ComfyNode):
         return make_schema(
             node_id="QuantizeModel",
             display_name="Quantize Model",
-            description="Writes a smaller variant of a diffusion model or checkpoint beside the original. "
-            "Connect model_name to Load Managed Model or to ComfyUI's own loaders. The same request finds "
-            "the file that it made before.",
+            description="Writes a smaller variant of a diffusion model, checkpoint or text encoder beside "
+            "the original. Connect model_name to Load Managed Model or to ComfyUI's own loaders. The same "
+            "request finds the file that it made before.",
             search_aliases=["fp8", "int8", "make smaller", "compress model", "managed models"],
             is_output_node=True,
             inputs=[
                 make_input(
                     io.Combo,
                     "model_name",
-                    options=get_manager().library.options(DIFFUSION_FOLDERS),
+                    options=get_manager().library.options(FOLDERS),
                     tooltip="The original, in fp32, fp16 or bf16.",
                 ),
                 make_input(
@@ -51,8 +53,8 @@ class QuantizeModel(io.ComfyNode):
                     options=list(FORMATS),
                     default=defaults.format,
                     optional=True,
-                    tooltip="fp8 and int8 halve a bf16 model; int8 changes its weights less, and fp8 has "
-                    "fast arithmetic on newer cards.",
+                    tooltip="fp8, int8 and mxfp8 halve a bf16 model; nvfp4, w4a4 and w4a8 make it a quarter "
+                    "to a third. int8_convrot changes its weights least. size_budget leaves this aside.",
                 ),
                 make_input(
                     io.Combo,
@@ -61,26 +63,29 @@ class QuantizeModel(io.ComfyNode):
                     default=RECOMMENDED,
                     optional=True,
                     tooltip="recommended keeps the layers that published quantized models keep; everything "
-                    "converts every layer that can be.",
+                    "converts every layer that can be; size_budget measures every layer and chooses its "
+                    "format, so that the file is no larger than target_size_gb and changes least.",
                 ),
                 make_input(
                     io.Float,
                     "target_size_gb",
                     default=defaults.target_size_gb,
                     min=0.0,
-                    max=0.0,
+                    max=1024.0,
+                    step=0.01,
                     optional=True,
-                    advanced=True,
-                    tooltip=_LATER,
+                    tooltip="For size_budget: the largest file that may come of it, in GB of 1024^3 bytes. "
+                    "0 is what fits this machine's GPU.",
                 ),
                 make_input(
                     io.Combo,
                     "quality",
-                    options=["fast"],
-                    default="fast",
+                    options=list(QUALITIES),
+                    default=defaults.quality,
                     optional=True,
                     advanced=True,
-                    tooltip="How scales are found: from each layer's largest weight.",
+                    tooltip="How scales are found: fast takes them from the largest weights, best looks for "
+                    "those of the least squared error, which takes longer.",
                 ),
                 make_input(
                     io.String,
@@ -94,11 +99,12 @@ class QuantizeModel(io.ComfyNode):
                 make_input(
                     io.Combo,
                     "layout",
-                    options=["comfy_quant"],
-                    default="comfy_quant",
+                    options=list(LAYOUTS),
+                    default=defaults.layout,
                     optional=True,
                     advanced=True,
-                    tooltip="How layers are marked in the file.",
+                    tooltip="How layers are marked in the file. scaled_fp8 is the older way, of fp8 alone, "
+                    "which ComfyUI before 0.8 loads, too.",
                 ),
                 make_input(
                     io.String,
@@ -121,7 +127,8 @@ class QuantizeModel(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip=_LATER,
+                    tooltip="Take a model that is quantized already. Its weights are rounded a second time, "
+                    "so use the original where there is one.",
                 ),
                 make_input(
                     io.Boolean,
@@ -136,10 +143,12 @@ class QuantizeModel(io.ComfyNode):
                     "max_memory_gb",
                     default=defaults.max_memory_gb,
                     min=0.0,
-                    max=0.0,
+                    max=1024.0,
+                    step=0.1,
                     optional=True,
                     advanced=True,
-                    tooltip=_LATER,
+                    tooltip="How much memory the job may take, in GB; 0 is automatic. Pages of mapped files "
+                    "do not count.",
                 ),
             ],
             outputs=[
@@ -154,7 +163,7 @@ class QuantizeModel(io.ComfyNode):
         if model_name is None:
             return True
         try:
-            get_manager().library.find(model_name, DIFFUSION_FOLDERS)
+            check_name(model_name, FOLDERS)
         except ManagedModelsError as error:
             return str(error)
         return True
@@ -163,13 +172,16 @@ class QuantizeModel(io.ComfyNode):
     def fingerprint_inputs(cls, model_name: str | None, **_: Any) -> Any:
         if model_name is None:
             return _replaced.generation()
-        source = get_manager().library.find(model_name, DIFFUSION_FOLDERS).path
+        try:
+            source = get_manager().library.find(model_name, FOLDERS).path
+        except HashUnverified:  # measured when the node runs
+            return _replaced.generation()
         return FileIdentity.of(source).key, _replaced.generation()
 
     @classmethod
     def execute(cls, model_name: str, output_name: str = "", **options: Any) -> io.NodeOutput:  # type: ignore[override]
         manager = get_manager()
-        source = manager.library.find(model_name, DIFFUSION_FOLDERS)
+        source = manager.library.find(model_name, FOLDERS, watch=manager.host)
         request = QuantizeRequest(**options)
         output = manager.quantizer.output_path(source.path, request, output_name)
         details = manager.quantizer.quantize(source.path, output, request)

@@ -17,6 +17,7 @@ STRIP_LEFT, STRIP = 150, 56
 
 
 def quantization(**facts: Any) -> dict[str, Any]:
+    """Return details; ``layers`` follow from ``layer_errors`` and ``formats_of`` (int8 by default)."""
     known: dict[str, Any] = {
         "source": "wan_bf16.safetensors",
         "format_words": "int8",
@@ -26,8 +27,16 @@ def quantization(**facts: Any) -> dict[str, Any]:
         "changed_layers": 3,
         "mean_error": 0.01,
         "layer_errors": {"blocks.0": 0.01, "blocks.1": 0.02, "blocks.2": 0.005},
-    }
-    return known | facts
+        "formats": [{"format": "int8", "layers": 3, "weights": 10, "bytes": 12 * GB}],
+        "formats_of": {},
+    } | facts
+    errors, formats = known["layer_errors"], known["formats_of"]
+    known["layers"] = [
+        {"name": name, "format": formats.get(name, "int8"), "error": error, "sqnr_db": 30.0}
+        for name, error in errors.items()
+    ]
+    known["worst"] = sorted(errors, key=lambda name: -errors[name])[:10]
+    return known
 
 
 def device(
@@ -115,7 +124,7 @@ def test_the_chart_is_as_wide_as_the_page_and_as_high_as_its_content(layers: int
     assert is_dark(picture, (0, picture.height - 12, WIDTH, picture.height))
     assert not is_dark(picture, (0, picture.height - 50, WIDTH, picture.height))
     named = [bar for bar in bars(picture) if set(bar) == {BLUE}]
-    assert len(named) >= min(layers, 12)
+    assert len(named) >= min(layers, 10)
 
 
 def test_the_length_of_a_bar_follows_the_error_of_its_layer() -> None:
@@ -124,10 +133,31 @@ def test_the_length_of_a_bar_follows_the_error_of_its_layer() -> None:
     assert [bar[BLUE] for bar in found] == [share(1.0), share(0.5), share(0.25)]
 
 
-def test_only_the_twelve_worst_layers_are_named() -> None:
+def test_the_ten_worst_layers_are_named() -> None:
     errors = {f"blocks.{i}": (i + 1) / 100 for i in range(30)}
-    found = bars(quantization_chart(quantization(layer_errors=errors)))[-12:]
-    assert [bar[BLUE] for bar in found] == [share(i / 30) for i in range(30, 18, -1)]
+    found = bars(quantization_chart(quantization(layer_errors=errors)))
+    named = [bar for bar in found[-10:] if set(bar) == {BLUE}]
+    assert [bar[BLUE] for bar in named] == [share(i / 30) for i in range(30, 20, -1)]
+
+
+def test_the_bytes_before_and_after_by_what_they_are() -> None:
+    formats = [
+        {"format": "nvfp4", "layers": 2, "weights": 10, "bytes": 7 * GB},
+        {"format": "int8", "layers": 1, "weights": 4, "bytes": 3 * GB},
+    ]
+    picture = quantization_chart(quantization(formats=formats))
+    before, after = bars(picture)[:2]
+    assert before == {GREY: share(1.0)}
+    assert after == {BLUE: share(7 / 28), ORANGE: share(3 / 28), GREY: share(4 / 28)}
+
+
+def test_a_layer_has_the_colour_of_its_format() -> None:
+    formats = [{"format": name, "layers": 1, "weights": 10, "bytes": GB} for name in ("nvfp4", "int8")]
+    details = quantization(
+        formats=formats, layer_errors={"a": 0.01, "b": 0.02}, formats_of={"a": "nvfp4", "b": "int8"}
+    )
+    worst, other = bars(quantization_chart(details))[-2:]
+    assert (worst, other) == ({ORANGE: share(1.0)}, {BLUE: share(0.5)})
 
 
 def test_the_columns_follow_the_errors_in_file_order() -> None:
@@ -137,7 +167,7 @@ def test_the_columns_follow_the_errors_in_file_order() -> None:
     heights = []
     for i in range(4):
         x = left + int((i + 0.5) * (right - left) / 4)
-        column = [picture.getpixel((x, y)) for y in range(120, 290)]
+        column = [picture.getpixel((x, y)) for y in range(215, 390)]
         heights.append(column.count(BLUE))
     tallest = heights[1]
     assert tallest > 130
@@ -145,10 +175,11 @@ def test_the_columns_follow_the_errors_in_file_order() -> None:
 
 
 def test_a_file_without_recorded_errors_says_so_in_a_short_picture() -> None:
-    picture = quantization_chart(quantization(layer_errors={}, changed_layers=0, mean_error=0.0))
+    picture = quantization_chart(quantization(layer_errors={}, formats=[], changed_layers=0, mean_error=0.0))
     full = quantization_chart(quantization())
     assert (picture.width, picture.height < full.height / 2) == (WIDTH, True)
-    assert bars(picture) == []
+    assert bars(picture)[0] == {GREY: share(1.0)}
+    assert len(bars(picture)) == 2
 
 
 def test_layers_that_did_not_change_at_all() -> None:

@@ -2,93 +2,35 @@
 
 from __future__ import annotations
 
-import ntpath
-import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..compatibility import with_article
 from ..errors import (
     BadInput,
-    FileError,
-    InvalidOutputName,
     ManagedModelsError,
-    ModelNotFound,
     NonFiniteWeights,
     NotAvailable,
-    NotEnoughDisk,
     NothingToQuantize,
     OutputExists,
 )
-from ..files import FileIdentity, file_sha256
+from ..files import file_sha256
 from ..formats.safetensors import Header, read_header
-from ..formats.writer import planned_file_size
-from ..identify import ModelIdentity
-from ..lineage import made_from, origin_metadata, recorded_errors, source_sha256
-from ..units import format_bytes
+from ..identify import ModelIdentity, identify
+from ..lineage import made_from, origin_metadata, source_sha256
+from ..model import ModelType
+from ..units import GB
 from ..watch import Nobody, Watch
-from .formats import FORMATS, LATER_FORMATS, TargetFormat
-from .policy import POLICIES, RECOMMENDED, Action, TensorPlan, keep_rule, parse_patterns, plan_tensors
+from .details import as_written, describe
+from .names import checked_name, derived_name
+from .place import check_room, check_target, remove_unfinished
+from .planner import Planned, Task, plan_budget, plan_request, scope_for, with_markers
+from .request import QuantizeRequest, Wanted
+from .source import Source, read_source
 
-SUFFIX = ".safetensors"
-# Changes when the same request would give other bytes.
-RECIPE_VERSION = 1
-_HEADER_ROOM = 16 << 20
-_DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(1, 10))})
-# Parts of a name that say the precision, which a derived name replaces.
-_PRECISIONS = ("bf16", "fp16", "fp32", "f16", "f32")
-
-
-@dataclass(frozen=True)
-class QuantizeRequest:
-    """What a person wants, in the contract's words. Defaults are the contract's defaults."""
-
-    format: str = "fp8_e4m3fn_scaled"
-    policy: str = RECOMMENDED
-    target_size_gb: float = 0.0
-    quality: str = "fast"
-    keep_patterns: str = ""
-    layout: str = "comfy_quant"
-    overwrite: bool = False
-    allow_requantize: bool = False
-    allow_nonfinite: bool = False
-    max_memory_gb: float = 0.0
-
-    def checked(self) -> tuple[TargetFormat, tuple[str, ...]]:
-        """Return the format and the patterns.
-
-        Raises:
-            BadInput: an unknown value.
-            NotAvailable: a value whose ability is not built yet.
-        """
-        target = FORMATS.get(self.format)
-        if target is None:
-            _refuse_unbuilt("format", self.format, LATER_FORMATS, tuple(FORMATS))
-        if self.policy not in POLICIES:
-            _refuse_unbuilt("policy", self.policy, ("size_budget",), POLICIES)
-        if self.quality != "fast":
-            _refuse_unbuilt("quality", self.quality, ("best",), ("fast",))
-        if self.layout != "comfy_quant":
-            _refuse_unbuilt("layout", self.layout, ("scaled_fp8",), ("comfy_quant",))
-        for name in ("target_size_gb", "allow_requantize", "max_memory_gb"):
-            if getattr(self, name):
-                raise NotAvailable(
-                    f"{name} {getattr(self, name)!r} is not built yet.",
-                    f"Leave {name} at its default.",
-                )
-        assert target is not None
-        return target, parse_patterns(self.keep_patterns)
-
-
-def _refuse_unbuilt(name: str, value: str, later: Sequence[str], now: Sequence[str]) -> None:
-    choices = f"Use one of {', '.join(now)}."
-    if value in later:
-        raise NotAvailable(f"{name} {value!r} is not built yet.", choices)
-    raise BadInput(f"{name} is {value!r}, which does not exist.", choices)
+_ROLES = (ModelType.DIFFUSION, ModelType.CHECKPOINT, ModelType.TEXT_ENCODER)
 
 
 class Quantizer:
@@ -98,6 +40,8 @@ class Quantizer:
         identity: reads a file's identity.
         watch: shows progress and may stop a run.
         layer_formats: the quantized layers that this host loads; None when nobody knows.
+        gpu_budget: how large a variant of this file the largest GPU has room for; None without a GPU.
+        made: called with the source, the result and its details, once the result is there.
     """
 
     def __init__(
@@ -105,10 +49,14 @@ class Quantizer:
         identity: Callable[[Path], ModelIdentity],
         watch: Watch | None = None,
         layer_formats: Callable[[], frozenset[str] | None] = lambda: None,
+        gpu_budget: Callable[[Path], int | None] = lambda path: None,
+        made: Callable[[Path, Path, Mapping[str, Any]], None] = lambda source, output, details: None,
     ) -> None:
         self._identity = identity
         self._watch = watch or Nobody()
         self._layer_formats = layer_formats
+        self._gpu_budget = gpu_budget
+        self._made = made
 
     def output_path(self, source: Path, request: QuantizeRequest, output_name: str = "") -> Path:
         """Return where the result goes: beside the source, under a given or derived name.
@@ -116,92 +64,136 @@ class Quantizer:
         Raises:
             InvalidOutputName: the name has a path in it, or is no name of a safetensors file.
         """
-        target, patterns = request.checked()
+        wanted = request.checked()
         if output_name:
-            return source.with_name(_checked_name(output_name))
-        return source.with_name(derived_name(source.name, target, request.policy, patterns))
+            return source.with_name(checked_name(output_name))
+        suffix = wanted.target.suffix if wanted.target else wanted.name
+        limit = self._limit(source, wanted)
+        name = derived_name(
+            source.name, suffix, request.policy, wanted.patterns, request.quality, request.layout, limit
+        )
+        return source.with_name(name)
 
     def quantize(self, source: Path, output: Path, request: QuantizeRequest) -> dict[str, Any]:
         """Make ``output`` from ``source``, or find that it is there already.
 
+        Args:
+            source: a safetensors file, or the index of a model in parts.
+
         Returns:
-            JSON-safe details; ``report.render_quantize`` puts them into words.
+            JSON-safe details; ``words.quantize`` puts them into words.
 
         Raises:
             ManagedModelsError: whatever stands in the way; nothing is left behind then.
         """
-        target, patterns = request.checked()
-        header = read_header(source)
-        identity = self._identity(source)
-        _check_role(source, identity)
-        recipe = {
-            "format": target.name,
-            "policy": request.policy,
-            "keep_patterns": list(patterns),
-            "layout": request.layout,
-            "quality": request.quality,
-            "version": RECIPE_VERSION,
-        }
-        _check_target(source, output)
+        task = self._task(source, request)
+        check_target(task.source, output)
         started = time.monotonic()
-        earlier = self._find_earlier(source, output, recipe, request.overwrite)
-        plans = plan_tensors(header, identity, target, request.policy, patterns)
-        if earlier is None:
-            _check_room(output, plans, target)
-            plans = self._run(header, plans, target, recipe, output, request)
-        written = earlier or read_header(output)
-        details = _details(header, identity, plans, target, recipe, output, written, earlier is not None)
-        details["seconds"] = None if earlier else round(time.monotonic() - started, 2)
+        written = self._find_earlier(task, output)
+        reused = written is not None
+        resumed = 0
+        if written is None:
+            planned, resumed = self._make(task, output)
+            written = read_header(output)
+        else:
+            remove_unfinished(output)
+            planned = as_written(task, written)
+        details = describe(task, planned, output, written)
+        details["reused"] = reused
+        details["seconds"] = None if reused else round(time.monotonic() - started, 2)
+        details["resumed_bytes"] = resumed
+        self._made(source, output, details)
+        return details | self._loads_here(details)
+
+    def plan(self, source: Path, request: QuantizeRequest) -> dict[str, Any]:
+        """Return the details of what a run would do; a size budget reads the whole model for it.
+
+        Raises:
+            ManagedModelsError: see :meth:`quantize`.
+        """
+        task = self._task(source, request)
+        details = describe(task, self._plan(task, _origin(task)), None, None)
+        return details | {"reused": False} | self._loads_here(details)
+
+    def _task(self, path: Path, request: QuantizeRequest) -> Task:
+        wanted = request.checked()
+        source = read_source(path)
+        identity = self._identity(path) if source.index is None else identify(source.header)
+        _check_role(path, identity)
+        limit = self._limit(path, wanted)
+        return Task(source, identity, request, wanted, scope_for(source, identity, request, wanted), limit)
+
+    def _limit(self, source: Path, wanted: Wanted) -> int | None:
+        """Return the bytes that the whole file may take, of a size budget; else None."""
+        if wanted.target is not None:
+            return None
+        if wanted.limit is not None:
+            return wanted.limit
+        found = self._gpu_budget(source)
+        if found is None:
+            raise BadInput(
+                "target_size_gb is 0, which means what fits the GPU, and no GPU is known here.",
+                "Give the size that the file may have, in GB.",
+            )
+        return found
+
+    def _loads_here(self, details: Mapping[str, Any]) -> dict[str, Any]:
         known = self._layer_formats()
-        details["loads_here"] = known is None or not target.comfy_format or target.comfy_format in known
-        return details
+        missing = sorted(set(details["layer_formats"]) - known) if known is not None else []
+        return {"missing_formats": missing, "loads_here": not missing}
+
+    def _plan(self, task: Task, metadata: Mapping[str, str]) -> Planned:
+        if task.limit is None:
+            return plan_request(task)
+        _engine()
+        return plan_budget(task, self._layer_formats(), metadata, self._watch)
+
+    def _make(self, task: Task, output: Path) -> tuple[Planned, int]:
+        """Write ``output``; return the plan that was carried out in the end, and what was done before.
+
+        The latter in bytes of the source that a run had converted which was killed.
+        """
+        engine = _engine()
+        origin = _origin(task)
+        planned = self._plan(task, origin)
+        if planned.not_finite and not task.request.allow_nonfinite:
+            raise _not_finite(task.source, planned.not_finite)
+        check_room(output, planned.plans)
+        try:
+            return planned, self._run(task, planned, output, origin, planned.not_finite)
+        except engine.UnfitTensor:
+            unfit = engine.find_unfit(task.source, planned.plans, self._watch)
+        not_finite = [name for name, reason in unfit.items() if reason == engine.NOT_FINITE]
+        if not_finite and not task.request.allow_nonfinite:
+            raise _not_finite(task.source, not_finite)
+        planned = planned.copying(unfit)
+        if not any(plan.changes for plan in planned.plans):
+            raise NothingToQuantize(
+                f"No weight of {task.source.path.name} can be stored as {task.wanted.name}.",
+                f"For example, in {next(iter(unfit))}, {next(iter(unfit.values()))}: use another format.",
+            )
+        return planned, self._run(task, planned, output, origin, set(unfit))
 
     def _run(
         self,
-        header: Header,
-        plans: list[TensorPlan],
-        target: TargetFormat,
-        recipe: Mapping[str, Any],
+        task: Task,
+        planned: Planned,
         output: Path,
-        request: QuantizeRequest,
-    ) -> list[TensorPlan]:
-        """Write ``output``; return the plan that was carried out in the end."""
-        try:
-            from . import engine
-        except ImportError as error:
-            raise NotAvailable(
-                "Quantizing needs PyTorch, which is not installed here.",
-                'Install it with: pip install "managed-models[torch]"',
-            ) from error
-        metadata = origin_metadata(header, recipe)
-        try:
-            engine.run(header, plans, target, output, metadata, self._watch, request.overwrite)
-            return plans
-        except engine.UnfitTensor:
-            unfit = engine.find_unfit(header, plans, target, self._watch)
-        not_finite = [name for name, reason in unfit.items() if reason == engine.NOT_FINITE]
-        if not_finite and not request.allow_nonfinite:
-            raise NonFiniteWeights(
-                f"{header.path.name} holds weights that are not numbers (NaN) or infinite, in "
-                f"{_names(not_finite)}.",
-                "The file is damaged, or its training diverged: get it again, or allow non-finite "
-                "weights to keep these tensors as they are.",
-                tensors=not_finite,
-            )
-        plans = [
-            replace(p, action=Action.COPY, reason=unfit[p.name]) if p.name in unfit else p for p in plans
-        ]
-        if all(plan.action is Action.COPY for plan in plans):
-            raise NothingToQuantize(
-                f"No weight of {header.path.name} can be stored as {target.name}.",
-                f"For example, in {next(iter(unfit))}, {next(iter(unfit.values()))}: use another format.",
-            )
-        engine.run(header, plans, target, output, metadata, self._watch, request.overwrite, set(unfit))
-        return plans
+        origin: dict[str, str],
+        accepted: Collection[str],
+    ) -> int:
+        engine = _engine()
+        options = engine.EngineOptions(
+            overwrite=task.request.overwrite,
+            quality=task.request.quality,
+            accepted=accepted,
+            max_memory_bytes=round(task.request.max_memory_gb * GB),
+        )
+        metadata = with_markers(origin, task.header, planned.plans)
+        result = engine.run(task.source, planned.plans, output, metadata, self._watch, options)
+        return int(result.resumed_bytes)
 
-    def _find_earlier(
-        self, source: Path, output: Path, recipe: Mapping[str, Any], overwrite: bool
-    ) -> Header | None:
+    def _find_earlier(self, task: Task, output: Path) -> Header | None:
         """Return the header of ``output`` when it was made from this very source in this way.
 
         Raises:
@@ -214,152 +206,69 @@ class Quantizer:
         except ManagedModelsError:
             found = None
         origin = made_from(found.metadata) if found else None
-        if found and origin and origin["recipe"] == recipe and self._same_source(source, found, origin):
+        alike = origin is not None and origin["recipe"] == task.recipe
+        if found and origin and alike and self._same_source(task.source, found, origin):
             return found
-        if overwrite:
+        if task.request.overwrite:
             return None
         raise OutputExists(
-            f"{output.name} exists already, and was not made from {source.name} in this way.",
+            f"{output.name} exists already, and was not made from {task.source.path.name} in this way.",
             "Choose another output name, or allow overwriting.",
             output=str(output),
         )
 
-    def _same_source(self, source: Path, found: Header, origin: Mapping[str, Any]) -> bool:
+    def _same_source(self, source: Source, found: Header, origin: Mapping[str, Any]) -> bool:
         """Compare size and time, and the hash where only the time differs (a copied file)."""
-        file = FileIdentity.of(source)
+        file = source.identity
         if origin["size"] != file.size:
             return False
         if origin["mtime_ns"] == file.mtime_ns:
             return True
         digest = source_sha256(found.metadata)
-        return digest is not None and digest == file_sha256(source, self._watch)
+        return digest is not None and digest == hash_of(source, self._watch)
 
 
-def derived_name(
-    name: str, target: TargetFormat, policy: str = RECOMMENDED, patterns: Sequence[str] = ()
-) -> str:
-    """Return ``wan_fp8_e4m3fn_scaled.safetensors`` for ``wan_bf16.safetensors`` and so on."""
-    stem = Path(name).stem
-    for precision in _PRECISIONS:
-        for separator in ("_", "-", "."):
-            stem = stem.removesuffix(f"{separator}{precision}")
-    parts = [stem, target.suffix]
-    if policy != RECOMMENDED:
-        parts.append(policy)
-    if patterns:
-        import hashlib
+def hash_of(source: Source, watch: Watch) -> str:
+    """Return the SHA-256 that a result made from this source carries."""
+    if source.index is None:
+        return file_sha256(source.path, watch)
+    from .source import source_sha256 as sha256_of_parts
 
-        parts.append(f"keep{hashlib.sha256(' '.join(patterns).encode()).hexdigest()[:6]}")
-    return "_".join(parts) + SUFFIX
+    return sha256_of_parts(source, lambda position: watch.throw_if_cancelled())
 
 
-def _checked_name(name: str) -> str:
-    text = name.strip()
-    forbidden = any(c in '<>:"|?*' or ord(c) < 32 for c in text)
-    device = Path(text).stem.upper() in _DEVICES  # names that Windows keeps for itself
-    if forbidden or device or text != ntpath.basename(text) or text in ("", ".", ".."):
-        raise InvalidOutputName(
-            f"output_name is {name!r}, which is not a plain file name.",
-            "Give a name without folders, such as my_model_fp8; it is written beside the source.",
-        )
-    suffix = Path(text).suffix.lower()
-    if suffix == SUFFIX:
-        return text
-    if suffix in (".ckpt", ".pt", ".pth", ".bin", ".gguf", ".sft"):
-        raise InvalidOutputName(
-            f"output_name is {name!r}, and only safetensors files are written.",
-            f"End it with {SUFFIX}, or with nothing.",
-        )
-    return text + SUFFIX
+def _origin(task: Task) -> dict[str, str]:
+    return origin_metadata(task.header, task.source.identity, task.recipe)
 
 
-def _check_role(source: Path, identity: ModelIdentity) -> None:
-    if identity.is_diffusion:
-        return
-    what = with_article(identity.title) if identity.recognised else "a file that nobody here recognises"
-    raise BadInput(
-        f"{source.name} is {what}, and diffusion models and checkpoints are quantized here.",
-        "Choose a diffusion model or a checkpoint.",
+def _engine() -> Any:
+    try:
+        from . import engine
+    except ImportError as error:
+        raise NotAvailable(
+            "Quantizing needs PyTorch, which is not installed here.",
+            'Install it with: pip install "managed-models[torch]"',
+        ) from error
+    return engine
+
+
+def _not_finite(source: Source, names: Sequence[str]) -> NonFiniteWeights:
+    return NonFiniteWeights(
+        f"{source.path.name} holds weights that are not numbers (NaN) or infinite, in {_names(names)}.",
+        "The file is damaged, or its training diverged: get it again, or allow non-finite "
+        "weights to keep these tensors as they are.",
+        tensors=list(names),
     )
 
 
-def _check_target(source: Path, output: Path) -> None:
-    if output.suffix.lower() != SUFFIX:
-        raise InvalidOutputName(
-            f"{output.name} does not end with {SUFFIX}.", "Only safetensors files are written."
-        )
-    folder = output.parent
-    if not folder.is_dir():
-        raise ModelNotFound(f"There is no folder {folder}.", "Make it first, or choose another.")
-    if output.is_dir():
-        raise FileError(f"{output} is a folder.", "Name a file.")
-    if output.exists() and output.samefile(source):
-        raise BadInput(f"{source.name} is its own target.", "Give the result another name.")
-
-
-def _check_room(output: Path, plans: Sequence[TensorPlan], target: TargetFormat) -> None:
-    needed = planned_file_size(spec for plan in plans for spec in plan.outputs(target)) + _HEADER_ROOM
-    free = shutil.disk_usage(output.parent).free
-    if free < needed:
-        raise NotEnoughDisk(
-            f"{output.name} needs {format_bytes(needed)}, and {format_bytes(free)} are free.",
-            "Free some room on that disk. Nothing was written.",
-            needed_bytes=needed,
-            free_bytes=free,
-        )
-
-
-def _details(
-    header: Header,
-    identity: ModelIdentity,
-    plans: Sequence[TensorPlan],
-    target: TargetFormat,
-    recipe: Mapping[str, Any],
-    output: Path,
-    written: Header,
-    reused: bool,
-) -> dict[str, Any]:
-    if reused:
-        plans = _as_written(plans, written)
-    linear = [plan for plan in plans if plan.linear]
-    changed = [plan for plan in linear if plan.action is not Action.COPY]
-    weights = sum(plan.info.elements for plan in linear)
-    numbers = recorded_errors(written.metadata)
-    errors = dict(zip((plan.layer for plan in changed), numbers, strict=False))
-    squares = sum(e * e * p.info.elements for p, e in zip(changed, errors.values(), strict=False))
-    return {
-        "source": header.path.name,
-        "output": output.name,
-        "path": str(output),
-        "reused": reused,
-        "format": target.name,
-        "format_words": target.words,
-        "architecture": identity.title,
-        "policy": recipe["policy"],
-        "policy_rule": keep_rule(identity.architecture)[1],
-        "stored_as": identity.precision,
-        "source_bytes": header.file_size,
-        "output_bytes": written.file_size,
-        "linear_layers": len(linear),
-        "changed_layers": len(changed),
-        "changed_share": sum(p.info.elements for p in changed) / weights if weights else 0.0,
-        "kept_layers": dict(Counter(p.reason for p in linear if p.action is Action.COPY)),
-        "kept_names": [p.layer for p in linear if p.action is Action.COPY],
-        "layer_errors": errors,
-        "mean_error": (squares / sum(p.info.elements for p in changed)) ** 0.5 if errors else 0.0,
-        "source_sha256": source_sha256(written.metadata),
-        "seconds": None,
-    }
-
-
-def _as_written(plans: Sequence[TensorPlan], written: Header) -> list[TensorPlan]:
-    """Correct a plan by what an earlier run did: it may have kept unfit tensors."""
-    return [
-        replace(plan, action=Action.COPY, reason="it could not be converted")
-        if plan.action is not Action.COPY and written.tensors[plan.name].dtype == plan.info.dtype
-        else plan
-        for plan in plans
-    ]
+def _check_role(source: Path, identity: ModelIdentity) -> None:
+    if identity.role in _ROLES:
+        return
+    what = with_article(identity.title) if identity.recognised else "a file that nobody here recognises"
+    raise BadInput(
+        f"{source.name} is {what}, and diffusion models, checkpoints and text encoders are quantized here.",
+        "Choose one of those.",
+    )
 
 
 def _names(names: Sequence[str]) -> str:

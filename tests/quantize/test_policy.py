@@ -15,15 +15,14 @@ from managed_models.manager.formats.dtypes import DTYPE_BITS
 from managed_models.manager.formats.safetensors import Header, TensorInfo, read_header
 from managed_models.manager.identify import ModelIdentity, identify
 from managed_models.manager.quantize.formats import FORMATS
+from managed_models.manager.quantize.keep_rules import keep_rule
 from managed_models.manager.quantize.policy import (
     EVERYTHING,
-    KEEP,
     POLICIES,
     RECOMMENDED,
     Action,
     TensorPlan,
     is_linear,
-    keep_rule,
     parse_patterns,
     plan_tensors,
 )
@@ -68,16 +67,17 @@ def wan(tmp_path: Path) -> Path:
         ("chroma-radiance", "chroma"),
         ("qwen-image", "qwen-image"),
         ("ltx-2", "ltx"),
-        ("mochi", "generic"),
+        ("mochi", "mochi"),
         ("somethingnew", "generic"),
         (None, "generic"),
     ],
 )
 def test_the_longest_start_of_an_architecture_names_its_rule(architecture: str | None, rule: str) -> None:
-    patterns, name = keep_rule(architecture)
-    assert name == rule
-    assert patterns
-    assert patterns == KEEP.get(rule, patterns)
+    found = keep_rule(architecture)
+    assert found.name == rule
+    assert found.patterns
+    assert found.source
+    assert found.known is (rule != "generic")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,8 @@ def test_small_and_odd_shapes_are_kept_and_say_why(
     path = shapes_file(tmp_path / "wan.safetensors", WAN | {"blocks.0.odd.weight": shape})
     odd = plan(path)["blocks.0.odd.weight"]
     assert odd.action is (Action.QUANTIZE if quantized else Action.COPY)
-    assert odd.reason == ("" if quantized else "its shape does not divide into blocks of 16")
+    assert odd.reason == ("" if quantized else FP8.fits(shape))
+    assert bool(odd.reason) is not quantized
 
 
 def test_only_the_diffusion_part_of_a_checkpoint_changes(tmp_path: Path) -> None:
@@ -331,7 +332,7 @@ def test_a_plan_covers_every_tensor_once_and_in_order(
     assert [p.name for p in plans] == list(header.tensors)
     assert any(p.action is not Action.COPY for p in plans)
     for p in plans:
-        (weight, *sides) = p.outputs(target)
+        (weight, *sides) = p.outputs()
         assert (weight.name, weight.shape) == (p.name, p.info.shape)
         if p.action is Action.COPY:
             assert (weight.dtype, sides) == (p.info.dtype, [])
