@@ -27,6 +27,7 @@ from ..manager.library import ModelName
 from ..manager.remote.address import parse_address
 from ..manager.report import render_check
 from .common import NONE, make_input, make_schema, never_the_same, report_ui, swap_ui
+from .loader_inputs import check_name
 
 _NUMBERS = (
     ("width", 0, MAX_SIDE, "Of the picture, in pixels; 0 is the model's usual."),
@@ -148,7 +149,7 @@ class CheckCompatibility(io.ComfyNode):
                 if url is not None:
                     parse_address(url)
             elif model_name is not None:
-                get_manager().library.find(model_name)
+                check_name(model_name)
         except ManagedModelsError as error:
             return str(error)
         return True
@@ -213,7 +214,7 @@ def _judge(model_name: str, url: str, options: CheckOptions | None = None) -> tu
     manager = get_manager()
     if url:
         return _name_of(model_name), manager.addresses.check(url, options)
-    file = manager.library.find(model_name)
+    file = manager.library.find(model_name, watch=manager.host)
     return ModelName(file.name, file.folder), manager.check_file(file, options)
 
 

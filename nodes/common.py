@@ -13,7 +13,6 @@ import torch
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..manager.errors import NotAvailable
 from ..manager.variants import swap_facts
 
 CATEGORY = "model/managed"
@@ -37,23 +36,6 @@ def make_schema(**options: Any) -> io.Schema:
     known = {field.name for field in dataclasses.fields(io.Schema)}
     options["category"] = CATEGORY
     return io.Schema(**{key: value for key, value in options.items() if key in known})
-
-
-def refuse_unbuilt(values: Mapping[str, tuple[Any, Any]]) -> None:
-    """Refuse inputs whose ability is not built yet, unless they have their default.
-
-    Args:
-        values: name of an input -> (what was given, its default).
-
-    Raises:
-        NotAvailable: naming the first that differs.
-    """
-    for name, (given, default) in values.items():
-        if given != default:
-            raise NotAvailable(
-                f"{name} {given!r} is not built yet.",
-                f"Set {name} back to {default!r}.",
-            )
 
 
 def never_the_same() -> int:

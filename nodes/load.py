@@ -8,14 +8,16 @@ from comfy_api.latest import io
 
 from ..manager.comfy_host import get_manager
 from ..manager.errors import Incompatible
-from ..manager.host import DEFAULT, WEIGHT_DTYPES
+from ..manager.host import DEFAULT, WEIGHT_DTYPES, ModelFile
 from ..manager.loading import ON_MISFIT, USE_SMALLER, WARN, unfilled_output
 from ..manager.report import render_load
 from .common import DIFFUSION_FOLDERS, MODELS_KEY, make_input, make_schema, report_ui
 from .loader_inputs import (
     KEEP_ALIVE,
     device_input,
+    find_or_fetch,
     fingerprint,
+    fingerprint_of,
     keep_alive_input,
     links,
     refusal,
@@ -68,7 +70,8 @@ class LoadManagedModel(io.ComfyNode):
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip="For a registered name: a version, latest, or a specifier such as ~=2.1.",
+                    tooltip="For a registered name: a version, latest, a specifier such as ~=2.1, or an "
+                    "alias.",
                 ),
                 make_input(
                     io.Combo,
@@ -117,15 +120,7 @@ class LoadManagedModel(io.ComfyNode):
     ) -> Any:
         if model_name is None:
             return fingerprint(None)
-        file = get_manager().library.find(model_name, DIFFUSION_FOLDERS, version)
-        files = [file]
-        if on_misfit == USE_SMALLER:
-            try:
-                choice = get_manager().loader.choose(file, weight_dtype or DEFAULT, device or DEFAULT)
-                files.append(choice.file)
-            except Incompatible:  # said when the node runs
-                pass
-        return fingerprint(files)
+        return fingerprint_of(lambda: _files(model_name, version, on_misfit, weight_dtype, device))
 
     @classmethod
     def execute(  # type: ignore[override]
@@ -140,7 +135,7 @@ class LoadManagedModel(io.ComfyNode):
         after: Any = None,
     ) -> io.NodeOutput:
         manager = get_manager()
-        file = manager.library.find(model_name, DIFFUSION_FOLDERS, version)
+        file = find_or_fetch(model_name, DIFFUSION_FOLDERS, version)
         watch([file])
         loaded = manager.loader.load(
             file.name, file.path, weight_dtype, on_misfit, file.folder, keep_alive, device, attention
@@ -154,3 +149,16 @@ class LoadManagedModel(io.ComfyNode):
             text,
             ui=report_ui(text) | {MODELS_KEY: links([file])},
         )
+
+
+def _files(
+    model_name: str, version: str, on_misfit: str | None, weight_dtype: str | None, device: str | None
+) -> list[ModelFile]:
+    """Return the files that decide what a load gives: the chosen one, and what is taken in its place."""
+    file = get_manager().library.find(model_name, DIFFUSION_FOLDERS, version)
+    if on_misfit != USE_SMALLER:
+        return [file]
+    try:
+        return [file, get_manager().loader.choose(file, weight_dtype or DEFAULT, device or DEFAULT).file]
+    except Incompatible:  # said when the node runs
+        return [file]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..manager.comfy_host import get_manager
+from ..manager.comfy_host.page import MISSING, tell_page
 from ..manager.config import parse_duration
-from ..manager.errors import ManagedModelsError
+from ..manager.errors import HashUnverified, ManagedModelsError, ModelMissing, ModelNotFound
 from ..manager.files import FileIdentity
 from ..manager.host import DEFAULT, ModelFile
 from ..manager.library import model_links
@@ -17,6 +18,7 @@ from ..manager.replaced import ReplacedFiles
 from .common import make_input
 
 KEEP_ALIVE = "5m"
+Find = Callable[[str, Sequence[str]], ModelFile]
 _replaced = ReplacedFiles()
 
 
@@ -49,12 +51,57 @@ def refusal(names: Iterable[str | None], folders: Sequence[str], keep_alive: str
     try:
         for name in names:
             if name is not None:
-                get_manager().library.find(name, folders)
+                check_name(name, folders)
         if keep_alive is not None:
             parse_duration(keep_alive)
     except ManagedModelsError as error:
         return str(error)
     return None
+
+
+def check_name(name: str, folders: Sequence[str] | None = None) -> None:
+    """Raise when a name means no file; a hash that has to be measured first is measured when the node runs.
+
+    Validation runs on the server's loop, where nothing may take long.
+    """
+    manager = get_manager()
+    try:
+        manager.first_use.check(lambda: manager.library.find(name, folders), name, folders)
+    except HashUnverified:
+        pass
+    except ModelMissing as error:
+        tell_page(MISSING, {**error.details, "validating": True})
+        raise
+
+
+def find_here(name: str, folders: Sequence[str]) -> ModelFile:
+    """Return the file of a name, as far as that is known without measuring or fetching anything."""
+    return get_manager().library.find(name, folders)
+
+
+def find_or_fetch(name: str, folders: Sequence[str], version: str = "") -> ModelFile:
+    """Return the file of a name while the node runs: a hash is measured, and what is absent is fetched
+    where a person allowed that.
+
+    Raises:
+        ManagedModelsError: there is no such file, or it could not be had.
+    """
+    manager = get_manager()
+    try:
+        return manager.first_use.find(
+            lambda: manager.library.find(name, folders, version, manager.host), name, folders, version
+        )
+    except ModelMissing as error:
+        tell_page(MISSING, {**error.details, "validating": False})
+        raise
+
+
+def fingerprint_of(find: Callable[[], Iterable[ModelFile]]) -> Any:
+    """Return the fingerprint of what ``find`` finds; of what only running it finds, any file's change."""
+    try:
+        return fingerprint(find())
+    except (HashUnverified, ModelNotFound):  # to be measured, or fetched, when the node runs
+        return fingerprint(None)
 
 
 def fingerprint(files: Iterable[ModelFile] | None) -> Any:
@@ -72,5 +119,9 @@ def watch(files: Iterable[ModelFile]) -> None:
 
 def links(files: Iterable[ModelFile]) -> list[dict[str, str]]:
     """Return what ComfyUI's missing-models dialog needs to name these files."""
-    known = get_manager().registry.active_by_path()
-    return [link for file in files for link in model_links(file, known.get(str(file.path)))]
+    library = get_manager().library
+    return [
+        link
+        for file in files
+        for link in model_links(file, library.info_of(file.path), library.source_of(file.path))
+    ]

@@ -13,8 +13,12 @@ from ..manager.report import render_load
 from .common import MODELS_KEY, NONE, make_input, make_schema, report_ui
 from .loader_inputs import (
     KEEP_ALIVE,
+    Find,
     device_input,
+    find_here,
+    find_or_fetch,
     fingerprint,
+    fingerprint_of,
     keep_alive_input,
     links,
     refusal,
@@ -93,7 +97,9 @@ class LoadManagedTextEncoder(io.ComfyNode):
         **_: Any,
     ) -> Any:
         names = (clip_name, clip_name2, clip_name3, clip_name4)
-        return fingerprint(None if None in names else _files(*(str(name) for name in names)))
+        if None in names:
+            return fingerprint(None)
+        return fingerprint_of(lambda: _files(*(str(name) for name in names)))
 
     @classmethod
     def execute(  # type: ignore[override]
@@ -106,16 +112,16 @@ class LoadManagedTextEncoder(io.ComfyNode):
         device: str = DEFAULT,
         keep_alive: str = KEEP_ALIVE,
     ) -> io.NodeOutput:
-        files = _files(clip_name, clip_name2, clip_name3, clip_name4)
+        files = _files(clip_name, clip_name2, clip_name3, clip_name4, find=find_or_fetch)
         watch(files)
         loaded = get_manager().loader.load_text_encoder(files, _checked(type), keep_alive, device)
         text = render_load(loaded.details)
         return io.NodeOutput(loaded.parts.clip, ui=report_ui(text) | {MODELS_KEY: links(files)})
 
 
-def _files(*names: str) -> list[ModelFile]:
-    library = get_manager().library
-    return [library.find(name, FOLDERS) for name in names if name != NONE]
+def _files(*names: str, find: Find = find_here) -> list[ModelFile]:
+    """Return the files of these names."""
+    return [find(name, FOLDERS) for name in names if name != NONE]
 
 
 def _checked(word: str) -> str:

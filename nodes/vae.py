@@ -12,8 +12,12 @@ from ..manager.report import render_load
 from .common import MODELS_KEY, make_input, make_schema, report_ui
 from .loader_inputs import (
     KEEP_ALIVE,
+    Find,
     device_input,
+    find_here,
+    find_or_fetch,
     fingerprint,
+    fingerprint_of,
     keep_alive_input,
     links,
     refusal,
@@ -60,13 +64,13 @@ class LoadManagedVAE(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, vae_name: str | None, **_: Any) -> Any:
-        return fingerprint(None if vae_name is None else _files(vae_name))
+        return fingerprint(None) if vae_name is None else fingerprint_of(lambda: _files(vae_name))
 
     @classmethod
     def execute(  # type: ignore[override]
         cls, vae_name: str, device: str = DEFAULT, keep_alive: str = KEEP_ALIVE
     ) -> io.NodeOutput:
-        files = _files(vae_name)
+        files = _files(vae_name, find_or_fetch)
         watch(files)
         name = files[0].name if len(files) == 1 else vae_name
         paths = [file.path for file in files]
@@ -75,9 +79,9 @@ class LoadManagedVAE(io.ComfyNode):
         return io.NodeOutput(loaded.parts.vae, ui=report_ui(text) | {MODELS_KEY: links(files)})
 
 
-def _files(vae_name: str) -> list[ModelFile]:
+def _files(vae_name: str, find: Find = find_here) -> list[ModelFile]:
     """Return the files of what the stock loader offers under this name, else of what it means to us."""
     paths = stock.vae_paths(vae_name)
     if paths is None:
-        return [get_manager().library.find(vae_name, FOLDERS)]
+        return [find(vae_name, FOLDERS)]
     return [ModelFile("vae" if len(paths) == 1 else "vae_approx", path.name, path) for path in paths]

@@ -2,10 +2,14 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { ManagedModelsApi } from "./service.js";
+import { Downloads } from "./downloads.js";
+import { offerOnFirstUse } from "./first_use.js";
+import { makePage } from "./page.js";
 import { definePanel } from "./panel.js";
-import { memorySettings } from "./settings.js";
+import { settings } from "./settings.js";
 import { addReportWidget, setAction, showOutput } from "./report_widget.js";
 import { swapAction } from "./swap.js";
+import { WorkflowNeeds } from "./workflow_needs.js";
 
 const TAB = "managed-models";
 const service = new ManagedModelsApi((path, options) => api.fetchApi(path, options));
@@ -35,15 +39,22 @@ function showResult(node, output) {
 
 app.registerExtension({
   name: "managed_models",
-  settings: memorySettings(service),
+  settings: settings(service),
 
   setup() {
-    const tag = definePanel(service, api);
+    const page = makePage(app);
+    const downloads = new Downloads(service);
+    const needs = new WorkflowNeeds({ api: service, page, downloads }); // what it says outlives the panel
+    const tag = definePanel({ api: service, events: api, page, downloads, needs });
+    downloads.addEventListener("done", () => page.refreshLists().catch(() => {}));
+    offerOnFirstUse({ events: api, api: service, page, downloads });
+    // The page complains about messages that nobody listens to; this one's line is on the node already.
+    api.addEventListener("managed_models.progress", () => {});
     app.extensionManager.registerSidebarTab({
       id: TAB,
       icon: "pi pi-database",
       title: "Managed Models",
-      tooltip: "Managed Models: memory, loaded models, versions",
+      tooltip: "Managed Models: memory, loaded models, what a workflow needs, downloads, versions",
       type: "custom",
       render(container) {
         container.style.height = "100%";

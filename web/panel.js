@@ -1,8 +1,12 @@
-// The sidebar tab: versions, memory live, loaded models, and every model file.
-import { formatBytes, isOnDevice, placeWords, stayWords } from "./words.js";
+// The sidebar tab: versions, memory live, loaded models, the open workflow, downloads, and every model file.
+import { DownloadsSection } from "./downloads.js";
+import { button, make, meter, section, setHidden, setText, showRows } from "./elements.js";
+import { FilesSection } from "./files.js";
+import { isOnDevice, placeWords, stayWords } from "./words.js";
 
 const TAG = "managed-models-panel";
 const EVERY_MS = 2000;
+const NOTHING_LOADED = "None. Models appear here when a workflow has used them.";
 
 const FAINT = "color-mix(in srgb, var(--fg-color) 72%, var(--comfy-menu-bg))";
 const STYLE = `
@@ -35,42 +39,62 @@ ${TAG} button[aria-pressed=true] { border-color:var(--fg-color); }
 ${TAG} [hidden] { display:none; }
 ${TAG} input { width:100%; box-sizing:border-box; }
 ${TAG} input::placeholder { color:inherit; opacity:.85; }
-${TAG} .mm-notice { border:1px solid var(--error-text); border-left-width:4px; border-radius:6px; padding:6px 8px;
+${TAG} .mm-notice { margin-top:6px; border:1px solid var(--error-text); border-left-width:4px; border-radius:6px; padding:6px 8px;
   white-space:pre-wrap; overflow-wrap:anywhere; }
 ${TAG} [role=status]:not(:empty) { border-top:1px solid var(--border-color); padding:8px 12px;
   max-height:30%; overflow:auto; overflow-wrap:anywhere; }
+${TAG} li.mm-missing { border-left:4px solid #e69f00; }
+${TAG} .mm-mark { font-size:12px; font-weight:600; }
+${TAG} .mm-line, ${TAG} .mm-headline { overflow-wrap:anywhere; }
 ${TAG} .mm-error { border-left:4px solid var(--error-text); }
 `;
 
 /**
  * Define the element once and return its tag.
- * @param {import("./service.js").ManagedModelsApi} api
- * @param {EventTarget} events tells of prompts that are done, which may have written files
+ * @param {object} parts
+ * @param {import("./service.js").ManagedModelsApi} parts.api
+ * @param {EventTarget} parts.events tells of prompts that are done, which may have written files
+ * @param {ReturnType<import("./page.js").makePage>} parts.page
+ * @param {import("./downloads.js").Downloads} parts.downloads
+ * @param {import("./workflow_needs.js").WorkflowNeeds} parts.needs
  */
-export function definePanel(api, events) {
+export function definePanel(parts) {
   if (!customElements.get(TAG)) {
-    customElements.define(TAG, class extends ManagedModelsPanel { api = api; events = events; });
+    const Panel = class extends ManagedModelsPanel {
+      constructor() {
+        super();
+        Object.assign(this, parts);
+      }
+    };
+    customElements.define(TAG, Panel);
   }
   return TAG;
 }
 
 class ManagedModelsPanel extends HTMLElement {
   #timer = 0;
-  #onDone = () => this.#refreshFiles();
+  #onDone = () => this.#files.refresh();
+  #onDownloads = () => this.#downloads.show();
+  #onFile = ({ detail }) => this.#fileCame(detail);
   #parts = null;
+  #files = null;
+  #downloads = null;
   #asked = 0;
   #silent = false; // the server did not answer the last time
-  #files = [];
 
   connectedCallback() {
     this.#build();
     this.events.addEventListener("execution_success", this.#onDone);
-    this.#refreshFiles();
+    this.downloads.addEventListener("change", this.#onDownloads);
+    this.downloads.addEventListener("done", this.#onFile);
+    this.#files.refresh();
     this.#tick();
   }
 
   disconnectedCallback() {
     this.events.removeEventListener("execution_success", this.#onDone);
+    this.downloads.removeEventListener("change", this.#onDownloads);
+    this.downloads.removeEventListener("done", this.#onFile);
     clearTimeout(this.#timer);
     this.#timer = 0;
   }
@@ -83,28 +107,30 @@ class ManagedModelsPanel extends HTMLElement {
       notices: make("div", { id: "mm-notices", hidden: true, ariaLive: "polite" }),
       memory: make("div", { id: "mm-memory" }),
       loaded: make("ul", { id: "mm-loaded" }),
-      search: make("input", { type: "search", placeholder: "Filter by name or folder" }),
-      files: make("ul", { id: "mm-files" }),
       freeVram: button("Free VRAM", () => this.#unloadAll(true)),
       status: make("div"),
     };
     this.#parts = parts;
-    parts.search.setAttribute("aria-label", "Filter model files");
-    parts.search.addEventListener("input", () => this.#showFiles());
     parts.status.setAttribute("role", "status");
     const free = button("Free everything", () => this.#unloadAll(false));
     free.title = "Unload all models and forget ComfyUI's cached results";
     parts.freeVram.title = "Take all models out of VRAM; they stay in RAM, from where they come back quickly";
     parts.freeVram.hidden = true;
     parts.free = free;
-    const again = button("Refresh", () => this.#refreshFiles());
-    again.setAttribute("aria-label", "Refresh model files");
+    const say = (text, isError) => this.#say(text, isError);
+    this.#files = new FilesSection({ api: this.api, downloads: this.downloads, page: this.page, say });
+    this.needs.say = say;
+    const act = (ask) => ask().catch((error) => this.#say(error.message, true));
+    this.#downloads = new DownloadsSection(this.downloads, act, () => this.needs.check);
+    this.needs.begun = () => this.#downloads.element.scrollIntoView({ block: "nearest" });
     const scroll = make("div", { className: "mm-scroll" }, [
       parts.notices,
       section("Versions", [], [parts.versions, parts.sharing]),
       section("Memory", [], [parts.memory]),
       section("Loaded models", [parts.freeVram, free], [parts.loaded]),
-      section("Model files", [again], [parts.search, parts.files]),
+      this.#downloads.element,
+      this.needs.element,
+      this.#files.element,
     ]);
     // What happened is told below, where words that come and go move nothing.
     this.replaceChildren(style, scroll, parts.status);
@@ -115,7 +141,10 @@ class ManagedModelsPanel extends HTMLElement {
   }
 
   async #tick() {
-    if (document.visibilityState === "visible") await this.#refreshStatus();
+    if (document.visibilityState === "visible") {
+      await this.#refreshStatus();
+      await this.downloads.refresh().catch(() => {}); // begun elsewhere
+    }
     if (this.isConnected) this.#timer = setTimeout(() => this.#tick(), EVERY_MS);
   }
 
@@ -152,7 +181,7 @@ class ManagedModelsPanel extends HTMLElement {
     bars.replaceChildren(...rows);
     showNotices(notices, memory.notices);
     const models = memory.loaded;
-    showLoaded(loaded, models, (model) => this.#loadedRow(model), free);
+    showRows(loaded, models, (model) => this.#loadedRow(model), free, NOTHING_LOADED);
     setHidden(freeVram, !memory.devices.length, free);
   }
 
@@ -187,27 +216,10 @@ class ManagedModelsPanel extends HTMLElement {
     this.#say(...done);
   }
 
-  async #refreshFiles() {
-    try {
-      this.#files = (await this.api.models()).models;
-      this.#showFiles();
-    } catch (error) {
-      this.#say(error.message, true);
-    }
-  }
-
-  #showFiles() {
-    const wanted = this.#parts.search.value.trim().toLowerCase();
-    const shown = this.#files.filter((file) => `${file.folder}/${file.name}`.toLowerCase().includes(wanted));
-    const rows = shown.map((file) => {
-      const version = `Version ${file.version ?? "unknown"}`;
-      const upgrade = file.upgrade ? `, newer: ${file.upgrade}` : "";
-      return make("li", {}, [
-        make("div", { className: "mm-name", textContent: file.name }),
-        make("div", { className: "mm-faint", textContent: `${file.folder}, ${formatBytes(file.size_bytes)}, ${version}${upgrade}` }),
-      ]);
-    });
-    this.#parts.files.replaceChildren(...(rows.length ? rows : [empty(this.#files.length ? "No file fits the filter." : "No model files yet: put some into ComfyUI's models folder.")]));
+  /** A file came: say so, and let everything that lists files look again. */
+  async #fileCame(row) {
+    this.#say(`${row.name} is here.`);
+    await Promise.all([this.#files.refresh(), this.needs.again()]);
   }
 
   #say(text, isError = false) {
@@ -230,8 +242,6 @@ class LoadedRow {
       this.#stay,
       make("div", { className: "mm-actions" }, [buttons.unload, buttons.pin, buttons.vramOnly]),
     ]);
-    this.element.dataset.id = model.id;
-    this.element.managedRow = this;
   }
 
   show(model) {
@@ -244,92 +254,10 @@ class LoadedRow {
   }
 }
 
-/**
- * Show the loaded models. Rows that are still true stay where they are, so that what has the focus
- * keeps it; when its row goes, the next row gets it, or `otherwise`.
- */
-function showLoaded(list, models, makeRow, otherwise) {
-  const wanted = new Set(models.map((model) => model.id));
-  const focused = list.contains(document.activeElement) ? document.activeElement.closest("li") : null;
-  const next = focused && !wanted.has(focused.dataset.id) ? neighbour(focused, wanted) : undefined;
-  for (const row of [...list.children]) if (!wanted.has(row.dataset.id)) row.remove();
-  const rows = new Map([...list.children].map((row) => [row.dataset.id, row.managedRow]));
-  for (const model of [...models].reverse()) {
-    const row = rows.get(model.id) ?? makeRow(model);
-    if (!row.element.isConnected) list.prepend(row.element);
-    row.show(model);
-  }
-  if (!models.length) list.append(empty("None. Models appear here when a workflow has used them."));
-  if (next !== undefined) (next?.querySelector("button") ?? otherwise).focus();
-}
-
-/** Return the row after this one, or before it, that stays. */
-function neighbour(row, wanted) {
-  const rows = [...row.parentElement.children];
-  const at = rows.indexOf(row);
-  const near = [...rows.slice(at + 1), ...rows.slice(0, at).reverse()];
-  return near.find((other) => wanted.has(other.dataset.id)) ?? null;
-}
-
 /** Show what a person should know at once; what is said already stays, and is not announced again. */
 function showNotices(box, notices) {
   const shown = [...box.children].map((row) => row.textContent);
   box.hidden = !notices.length;
   if (notices.join("\n") === shown.join("\n")) return;
   box.replaceChildren(...notices.map((text) => make("div", { className: "mm-notice", textContent: text })));
-}
-
-/** Hide or show a button; the focus goes to another when it would be lost. */
-function setHidden(element, hidden, instead) {
-  if (hidden && document.activeElement === element) instead.focus();
-  element.hidden = hidden;
-}
-
-/** Change a text only when it differs: a reader's selection stays, and nothing is announced twice. */
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-function meter(label, used, total) {
-  const words = used == null ? `${formatBytes(total)}, use unknown` : `${formatBytes(used)} of ${formatBytes(total)}`;
-  const bar = make("progress", { max: total, value: used ?? 0 });
-  bar.setAttribute("aria-label", `${label}: ${words}`);
-  return make("div", {}, [
-    make("div", { className: "mm-row" }, [
-      make("span", { className: "mm-name", textContent: label }),
-      make("span", { className: "mm-faint mm-figure", textContent: words }),
-    ]),
-    bar,
-  ]);
-}
-
-function section(title, buttons, content) {
-  const heading = make("h3", { textContent: title });
-  const head = make("div", { className: "mm-row mm-head" }, [heading, make("div", { className: "mm-actions" }, buttons)]);
-  return make("section", {}, [head, ...content]);
-}
-
-function empty(text) {
-  return make("li", { className: "mm-faint mm-empty", textContent: text });
-}
-
-function button(text, onClick) {
-  const element = make("button", { type: "button", textContent: text });
-  // Not disabled while it works: that would take the focus away.
-  element.addEventListener("click", async () => {
-    if (element.getAttribute("aria-disabled") === "true") return;
-    element.setAttribute("aria-disabled", "true");
-    try {
-      await onClick();
-    } finally {
-      element.removeAttribute("aria-disabled");
-    }
-  });
-  return element;
-}
-
-function make(tag, properties = {}, children = []) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
 }

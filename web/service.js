@@ -10,8 +10,40 @@ export class ManagedModelsApi {
     return this.#ask("/managed-models/status");
   }
 
-  models() {
-    return this.#ask("/managed-models/models");
+  /** A page of the model files, and how many fit in all. */
+  models({ q = "", offset = 0, limit = 50 } = {}) {
+    return this.#ask(`/managed-models/models?${new URLSearchParams({ q, offset, limit })}`);
+  }
+
+  /** What a workflow needs: `{workflow, prompt, ask}`. */
+  needs(body) {
+    return this.#send("/managed-models/needs", body);
+  }
+
+  /** Begin to download what is missing of `models`: `{workflow, prompt, models}`. */
+  fetchNeeds(body) {
+    return this.#send("/managed-models/needs/fetch", body);
+  }
+
+  /** Get a corrupt file again, from where it came. */
+  fetchAgain(folder, name) {
+    return this.#send("/managed-models/fetch-again", { folder, name });
+  }
+
+  downloads() {
+    return this.#ask("/managed-models/downloads");
+  }
+
+  pauseDownload(id) {
+    return this.#send("/managed-models/download/pause", { id });
+  }
+
+  resumeDownload(id) {
+    return this.#send("/managed-models/download/resume", { id });
+  }
+
+  cancelDownload(id) {
+    return this.#send("/managed-models/download/cancel", { id });
   }
 
   unload(id, vramOnly = false) {

@@ -1,10 +1,10 @@
-// Settings of memory in ComfyUI's dialog. ComfyUI keeps them in its own file, which the server reads when it
+// Settings in ComfyUI's dialog. ComfyUI keeps them in its own file, which the server reads when it
 // starts; a change is also told to the running server.
 
 const GROUP = "Managed Models";
 
 /** @param {import("./service.js").ManagedModelsApi} api */
-export function memorySettings(api) {
+export function settings(api) {
   const tell = (name, convert = (value) => value) => (value, before) => {
     if (before === undefined || value === before) return; // the page puts the stored value in place
     api.changeSettings({ [name]: convert(value) }).catch((error) => console.error("Managed Models:", error.message));
@@ -55,6 +55,17 @@ export function memorySettings(api) {
       options: ["0", "30s", "5m", "30m", "1h", "forever"],
       defaultValue: "5m",
       onChange: tell("keep_alive"),
+    },
+    {
+      id: "managed_models.auto_download",
+      category: [GROUP, "Downloads", "Fetch missing models"],
+      name: "Fetch missing models when a workflow runs",
+      tooltip:
+        "A loader of Managed Models then downloads a model that is not here, from where you, or ComfyUI's own " +
+        "templates, say it is. Off: the page asks first.",
+      type: "boolean",
+      defaultValue: false,
+      onChange: tell("auto_download"),
     },
   ];
 }

@@ -23,14 +23,22 @@ export function swapAction(app, swap) {
 
 /** Change the widgets that choose the file, as one step of the page's own undo; return which they were. */
 export function swapChoice(app, swap) {
+  return changeWidgets(app, (node) => {
+    const widget = choosingWidget(node, swap);
+    return widget && [widget, CHOICES[node.comfyClass].folder ? swap.to : swap.to_option];
+  });
+}
+
+/** Change the widgets that `choose` returns with their new values; return which they were. */
+function changeWidgets(app, choose) {
   const changed = [];
   app.canvas?.emitBeforeChange?.();
   try {
     for (const node of allNodes(app.rootGraph ?? app.graph)) {
-      const widget = choosingWidget(node, swap);
+      const [widget, value] = choose(node) ?? [];
       if (!widget) continue;
-      widget.value = CHOICES[node.comfyClass].folder ? swap.to : swap.to_option;
-      widget.callback?.(widget.value, app.canvas, node);
+      widget.value = value;
+      widget.callback?.(value, app.canvas, node);
       changed.push({ title: node.title ?? node.comfyClass, widget: widget.name });
     }
   } finally {
@@ -38,6 +46,19 @@ export function swapChoice(app, swap) {
   }
   app.canvas?.setDirty?.(true, true);
   return changed;
+}
+
+/**
+ * Let every list of the workflow that has `name` chosen, which is not here, choose `to` instead, as one step of
+ * the page's own undo; say which they were.
+ */
+export function chooseInstead(app, name, to) {
+  const changed = changeWidgets(app, (node) => {
+    const widget = node.widgets?.find((w) => w.type === "combo" && plain(w.value) === plain(name));
+    const input = node.inputs?.find((i) => i.widget?.name === widget?.name);
+    return widget && input?.link == null ? [widget, to] : undefined;
+  });
+  return words({ from_option: name, to_option: to }, changed);
 }
 
 /** Return the widget with which this node chooses the file; a value that comes over a link is left alone. */

@@ -31,7 +31,21 @@ from ..identify import Detection
 from ..manager import AdvancedModelManager
 from ..model import ModelType
 from ..registry import Registry
-from . import attention, detect, folders, forecast, history, kernels, load, queue, settings, system, training
+from ..watch import JobProgress, Pace
+from . import (
+    attention,
+    detect,
+    folders,
+    forecast,
+    history,
+    kernels,
+    load,
+    page,
+    queue,
+    settings,
+    system,
+    training,
+)
 from .memory import ResidentModels, patchers_of, share, take_over
 from .residency import Residency
 from .sampling import Listener, announce_sampling
@@ -42,6 +56,7 @@ class ComfyHost:
 
     def __init__(self) -> None:
         self._resident = ResidentModels()
+        self._pace, self._bar_pace = Pace(0.5), Pace(0.1)
         self.listener: Listener | None = None
         self._name = f"ComfyUI {system.comfyui_version()}"
 
@@ -161,7 +176,13 @@ class ComfyHost:
         queue.throw_if_cancelled()
 
     def progress(self, done: int, total: int) -> None:
-        queue.progress(done, total)
+        if done >= total or self._bar_pace.due():
+            queue.progress(done, total)
+
+    def tell(self, progress: JobProgress) -> None:
+        """Show more than bytes, see ``watch.tell``; not more often than one can read."""
+        if self._pace.due(progress.stage):
+            page.tell_progress(progress)
 
 
 _lock = threading.Lock()
@@ -183,6 +204,7 @@ def _make_manager() -> AdvancedModelManager:
     config = settings.config(url)
     host = ComfyHost()
     manager = AdvancedModelManager(config, host, registry, BackgroundWriter().submit)
+    manager.catalogue.places = folders.catalogue_places()
     residency = Residency(manager, host)
     host.listener = Listener(residency.sampling_started, residency.sampling_ended)
     manager.apply_sharing = residency.apply

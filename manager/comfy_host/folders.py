@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import folder_paths
 
+from ..catalogue import Places
+from ..catalogue.own import FILE_NAME
 from ..host import ModelFolder
 from ..model import MODEL_SUFFIXES
 
@@ -94,6 +97,15 @@ def locate(folder: str, name: str) -> Path | None:
 def user_folder() -> Path:
     """Return the folder for our own files: one that ComfyUI does not serve over HTTP."""
     return Path(folder_paths.get_user_directory(), "__managed_models")
+
+
+def catalogue_places() -> Places:
+    """Return where to look for addresses: the template packages of this Python, and the catalogue file."""
+    return Places(
+        tuple(Path(place) for place in sys.path if place),
+        (user_folder() / FILE_NAME,),
+        user_folder() / "templates.json",
+    )
 
 
 def embeddings() -> list[str]:

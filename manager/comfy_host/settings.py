@@ -9,7 +9,7 @@ from typing import Any
 
 import folder_paths
 
-from ..config import ModelManagerConfig
+from ..config import AUTO_DOWNLOAD_VARIABLE, ModelManagerConfig, says_yes
 from ..errors import BadInput
 from ..sharing import SHARE_STOCK_LOADERS
 
@@ -30,6 +30,17 @@ def config(database_url: str) -> ModelManagerConfig:
             chosen[name] = float(stored[name])
     if stored.get("keep_alive"):
         chosen["keep_alive"] = stored["keep_alive"]
+    if isinstance(stored.get("auto_download"), bool):
+        chosen["auto_download"] = stored["auto_download"]
+    most = stored.get("max_parallel_downloads")
+    if isinstance(most, int) and not isinstance(most, bool) and most >= 1:
+        chosen["max_parallel_downloads"] = most
+    try:
+        said = says_yes(AUTO_DOWNLOAD_VARIABLE)  # who starts the server has the last word
+        if said is not None:
+            chosen["auto_download"] = said
+    except BadInput as error:
+        log.warning("%s It is left aside.", error)
     try:
         return ModelManagerConfig(database_url=database_url, **chosen)
     except BadInput as error:

@@ -31,7 +31,7 @@ def begin_with_the_server() -> None:
     notice_free_requests(get_manager)
 
     async def begin(_: object) -> None:
-        get_manager()
+        get_manager().marks.restore()
 
     PromptServer.instance.app.on_startup.append(begin)
 

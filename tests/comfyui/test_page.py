@@ -79,9 +79,9 @@ def test_the_panel_lists_every_file_with_its_version_and_a_newer_one(
     assert "Version unknown" in others.first.inner_text()
     listed = {row["name"] for row in client.get("/managed-models/models").json()["models"]}
     assert panel.locator("#mm-files li").count() == len(listed)
-    panel.get_by_label("Filter model files").fill("tiny_wan21_t2v_bf16")
-    assert panel.locator("#mm-files li").count() == 1
-    panel.get_by_label("Filter model files").fill("")
+    panel.get_by_label("Search model files").fill("tiny_wan21_t2v_bf16")
+    page.wait_for_function("() => document.querySelectorAll('#mm-files li').length === 1")
+    panel.get_by_label("Search model files").fill("")
 
 
 def test_the_page_queues_the_shipped_workflow_as_the_api_test_does(page: Page, client: Client) -> None:
