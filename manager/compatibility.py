@@ -111,6 +111,7 @@ class CompatibilityReport:
         return {
             "model": subject.name,
             "version": subject.info.version if subject.info else None,
+            "version_hint": self.advice.get("versions", {}).get("version_hint"),
             "compatible": self.compatible,
             "file": state,
             "size_bytes": subject.size_bytes,
@@ -331,14 +332,17 @@ def _format_findings(subject: Subject, system: SystemSnapshot) -> Iterator[Findi
         yield from _gguf_findings(subject.identity, system)
     if _plain_kind(kind) not in COMFY_FORMATS.values():
         return
-    if subject.identity is not None and not loads_layers(subject.identity, system):
+    unknown = unknown_layers(subject.identity, system) if subject.identity is not None else None
+    if unknown is not None:
+        result = "loading it fails"
+        if not system.layer_formats:
+            result = "it would read the numbers as if they were plain weights, and make noise"
         yield Finding(
             FORMAT_UNSUPPORTED,
             Severity.BLOCKER,
-            f"{system.host} does not know {kind.value} layers: it would read the numbers as if they were "
-            "plain weights, and make noise.",
+            f"{system.host} does not know {unknown.value} layers: {result}.",
             "Update ComfyUI, or use the original of this model.",
-            needed=f"{kind.value} layers",
+            needed=f"{unknown.value} layers",
             found=", ".join(sorted(system.layer_formats or ())) or "none",
         )
         return
@@ -454,10 +458,18 @@ def _kernel_for(kind: QuantizationType, system: SystemSnapshot) -> Kernel | None
 
 def loads_layers(identity: ModelIdentity, system: SystemSnapshot) -> bool:
     """Tell whether this host loads the file's quantized layers; True where nobody knows."""
+    return unknown_layers(identity, system) is None
+
+
+def unknown_layers(identity: ModelIdentity, system: SystemSnapshot) -> QuantizationType | None:
+    """Return the first type of the file's layers that this host does not load; None if it loads them all."""
     if identity.quantization_layout != COMFY_QUANT or system.layer_formats is None:
-        return True
-    names = [name for name, kind in COMFY_FORMATS.items() if kind is _plain_kind(identity.quantization)]
-    return not names or bool(system.layer_formats.intersection(names))
+        return None
+    for kind in identity.layer_types or (identity.quantization,):
+        names = [name for name, known in COMFY_FORMATS.items() if known is _plain_kind(kind)]
+        if names and not system.layer_formats.intersection(names):
+            return kind
+    return None
 
 
 def _plain_kind(kind: QuantizationType) -> QuantizationType:

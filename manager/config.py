@@ -13,6 +13,7 @@ from .errors import BadInput
 from .sharing import SHARE_STOCK_LOADERS
 
 IN_MEMORY = "sqlite:///:memory:"
+AUTO_DOWNLOAD_VARIABLE = "MANAGED_MODELS_AUTO_DOWNLOAD"
 ALLOWED_HOSTS = ("huggingface.co", "civitai.com", "github.com")
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h)?\s*", re.IGNORECASE)
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
@@ -38,6 +39,22 @@ def parse_duration(text: str | float) -> float:
         f"keep_alive is {text!r}, which is not a length of time.",
         "Use 0, 30s, 5m, 1h or forever.",
     )
+
+
+def says_yes(variable: str) -> bool | None:
+    """Return what a variable of the environment says, None when it says nothing.
+
+    Raises:
+        BadInput: it says something else than yes or no.
+    """
+    said = os.environ.get(variable, "").strip().lower()
+    if said in ("1", "true", "yes", "on"):
+        return True
+    if said in ("0", "false", "no", "off"):
+        return False
+    if not said:
+        return None
+    raise BadInput(f"{variable} is {said!r}.", "Use 1 or 0.")
 
 
 def registry_url(default: Path) -> str:
@@ -95,6 +112,8 @@ class ModelManagerConfig:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, (int, float)) or not value >= 0):
                 raise BadInput(f"{name} is {value!r} GB.", "Give a number of GB that is not negative.")
+        if not isinstance(self.auto_download, bool):
+            raise BadInput(f"auto_download is {self.auto_download!r}.", "Use true or false.")
         if self.share_stock_loaders not in SHARE_STOCK_LOADERS:
             raise BadInput(
                 f"share_stock_loaders is {self.share_stock_loaders!r}.",

@@ -5,6 +5,8 @@ ManagedModelsError
 │   ├── NotAvailable     an ability that this version does not have
 │   └── InvalidOutputName
 ├── ModelNotFound        no file, name or version like that
+│   └── ModelMissing     it is not here, and it is known where it can be had
+│   └── HashUnverified   a file may be the one with that hash: nobody has measured it
 ├── AmbiguousModel       the name fits several files
 ├── FileError            the file cannot be read or written
 │   ├── NotSafetensors   another kind of file: says which
@@ -16,14 +18,23 @@ ManagedModelsError
 ├── QuantizeError
 │   ├── NothingToQuantize
 │   ├── AlreadyQuantized
+│   ├── BudgetTooSmall   nothing that the model can be made into is that small
 │   ├── NonFiniteWeights
 │   ├── OutputExists
+│   ├── AlreadyRunning   another run writes that output
 │   └── NotEnoughDisk
 ├── Cancelled            a person stopped the job; nothing was left behind
 ├── HostBusy             a prompt is running: try again when it is done
 ├── HostRequired         needs a running ComfyUI
+├── DownloadError        a download did not get to its end; what good bytes came are kept
+│   ├── DownloadPaused
+│   ├── AlreadyDownloading
+│   ├── TargetExists     another file has that name
+│   ├── HashMismatch
+│   └── NoRoom
 ├── ServerError          a running ComfyUI could not be asked, or said no
 └── RemoteError          an address could not be read: ``details["problem"]`` says why
+    ├── HostNotAllowed   its host is none that this ComfyUI may download from
     ├── NotPublic        it leads into this machine or its network
     └── AccessDenied     it asks for a login, a licence, or a token
 
@@ -69,6 +80,14 @@ class InvalidOutputName(BadInput):
 
 class ModelNotFound(ManagedModelsError):
     code = "model_not_found"
+
+
+class HashUnverified(ModelNotFound):
+    code = "hash_unverified"
+
+
+class ModelMissing(ModelNotFound):
+    code = "model_missing"
 
 
 class AmbiguousModel(ManagedModelsError):
@@ -117,12 +136,20 @@ class AlreadyQuantized(QuantizeError):
     code = "already_quantized"
 
 
+class BudgetTooSmall(QuantizeError):
+    code = "budget_too_small"
+
+
 class NonFiniteWeights(QuantizeError):
     code = "nonfinite_weights"
 
 
 class OutputExists(QuantizeError):
     code = "output_exists"
+
+
+class AlreadyRunning(QuantizeError):
+    code = "already_running"
 
 
 class NotEnoughDisk(QuantizeError):
@@ -141,12 +168,40 @@ class HostRequired(ManagedModelsError):
     code = "host_required"
 
 
+class DownloadError(ManagedModelsError):
+    code = "download_failed"
+
+
+class DownloadPaused(DownloadError):
+    code = "download_paused"
+
+
+class AlreadyDownloading(DownloadError):
+    code = "already_downloading"
+
+
+class TargetExists(DownloadError):
+    code = "target_exists"
+
+
+class HashMismatch(DownloadError):
+    code = "hash_mismatch"
+
+
+class NoRoom(DownloadError):
+    code = "no_room"
+
+
 class ServerError(ManagedModelsError):
     code = "server_error"
 
 
 class RemoteError(ManagedModelsError):
     code = "remote_error"
+
+
+class HostNotAllowed(RemoteError):
+    code = "host_not_allowed"
 
 
 class NotPublic(RemoteError):

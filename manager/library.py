@@ -12,18 +12,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from .by_hash import PREFIX, HashFinder
 from .errors import AmbiguousModel, BadInput, ManagedModelsError, ModelNotFound, NotAvailable
 from .files import FileIdentity
 from .host import Host, ModelFile
 from .identify import ModelIdentity, read_identity
 from .identify.gguf import has_unnamed_types
 from .model import ModelInfo
-from .registry import Registry
+from .registry import Registry, Source
 from .remote.address import is_address, shown
+from .watch import Watch
 
 log = logging.getLogger("managed_models.library")
 
-HASH_PREFIX = "sha256:"
+HASH_PREFIX = PREFIX
 
 
 class ModelName(str):
@@ -61,6 +63,7 @@ class Library:
         self._host = host
         self._registry = registry
         self._defer = defer
+        self._hashes = HashFinder(registry, defer)
         self._identities: dict[FileIdentity, ModelIdentity] = {}
         self._lock = threading.Lock()
 
@@ -71,7 +74,11 @@ class Library:
 
     def files(self, folders: Iterable[str] | None = None) -> list[ModelFile]:
         """Return the same files with where they are."""
-        found = (self._locate(kind, name) for kind, name in self.names(folders))
+        return self.located(self.names(folders))
+
+    def located(self, names: Iterable[tuple[str, str]]) -> list[ModelFile]:
+        """Return the files of some of :meth:`names`; those that are not there any more are left out."""
+        found = (self._locate(kind, name) for kind, name in names)
         return [file for file in found if file is not None]
 
     def options(self, folders: Sequence[str]) -> list[str]:
@@ -80,23 +87,32 @@ class Library:
         count = Counter(name for _, name in names)
         return [name if count[name] == 1 else os.path.join(kind, name) for kind, name in names]
 
-    def find(self, reference: str, folders: Sequence[str] | None = None, version: str = "") -> ModelFile:
+    def find(
+        self,
+        reference: str,
+        folders: Sequence[str] | None = None,
+        version: str = "",
+        watch: Watch | None = None,
+    ) -> ModelFile:
         """Return the file that a name means.
 
         Args:
             reference: a stock relative name with either separator, ``folder/name``,
-                ``sha256:<hex>``, or a registered name.
+                ``sha256:<hex>`` (12 digits at least), or a registered name.
             folders: folder types to look in, all by default.
-            version: of a registered name: a version, a specifier, or ``latest``.
+            version: of a registered name: a version, a specifier, ``latest``, or an alias.
+            watch: sees files hashed that may be the one with a hash; without one nothing is hashed.
 
         Raises:
             ModelNotFound, AmbiguousModel, BadInput: with the nearest names.
+            HashUnverified: a file may be the one with that hash, and there is no ``watch``.
         """
         known_folder = reference.folder if isinstance(reference, ModelName) else None
         given = reference
         reference = _checked(reference)
         if reference.lower().startswith(HASH_PREFIX):
-            return self._find_hash(reference[len(HASH_PREFIX) :].strip().lower(), folders)
+            digest = reference[len(HASH_PREFIX) :].strip().lower()
+            return self._hashes.find(digest, self.files(folders), watch, anywhere=folders is None)
         names = self.names(folders)
         found = _matches(names, given, reference)
         if known_folder:
@@ -107,7 +123,7 @@ class Library:
         file = self._locate(*found[0]) if found and not version else None
         if file:
             return file
-        info = self._registered(reference, version)
+        info = self.registered(reference, version)
         if info:
             return self._file_of(info, folders)
         if found and not version:
@@ -123,7 +139,7 @@ class Library:
             )
         raise self._not_found(reference, [name for _, name in names])
 
-    def find_path(self, reference: str, version: str = "") -> Path:
+    def find_path(self, reference: str, version: str = "", watch: Watch | None = None) -> Path:
         """Return the file that a name or a path means: for a person's own command line and scripts.
 
         Raises:
@@ -143,7 +159,7 @@ class Library:
         if not version and there and reference.strip():
             return path.absolute()
         try:
-            return self.find(reference, version=version).path
+            return self.find(reference, version=version, watch=watch).path
         except ModelNotFound:
             if self._host.folder_types():
                 raise
@@ -181,6 +197,13 @@ class Library:
         """Return what a person said about the file, None when nobody did."""
         return self._registry.active_by_path().get(str(path.absolute()))
 
+    def source_of(self, path: Path) -> Source | None:
+        """Return where the file as it is was fetched from, None when nobody knows."""
+        try:
+            return self._registry.source(FileIdentity.of(path)) if is_storable(str(path)) else None
+        except ModelNotFound:  # it has just gone
+            return None
+
     def version_of(self, path: Path) -> str | None:
         """Return the version that a person gave the file, None when nobody did."""
         info = self.info_of(path)
@@ -195,7 +218,12 @@ class Library:
         except (KeyError, TypeError, ValueError):  # written by another version: read the header again
             return None
 
-    def _registered(self, name: str, version: str) -> ModelInfo | None:
+    def registered(self, name: str, version: str = "") -> ModelInfo | None:
+        """Return what a person registered under a name: the active version, or the one that is meant.
+
+        Raises:
+            ModelNotFound: the name is registered, but no such version.
+        """
         from .versions import select_version
 
         known = self._registry.versions(name)
@@ -203,7 +231,7 @@ class Library:
             return None
         if not version:
             return self._registry.get(name)
-        chosen = select_version(known, version)
+        chosen = select_version(known, version, self._registry.aliases(name))
         if chosen is None:
             raise ModelNotFound(
                 f"{name} has no version that satisfies {version!r}; it has {', '.join(known)}.",
@@ -228,16 +256,6 @@ class Library:
             )
         return file
 
-    def _find_hash(self, digest: str, folders: Sequence[str] | None) -> ModelFile:
-        paths = set(self._registry.find_by_sha256(digest))
-        for file in self.files(folders):
-            if str(file.path) in paths:
-                return file
-        raise ModelNotFound(
-            f"No model here is known to have the SHA-256 {digest}.",
-            "Check the hash; a file's hash is known once it was registered or verified.",
-        )
-
     def _not_found(self, reference: str, names: Sequence[str]) -> ModelNotFound:
         suffix = PurePosixPath(reference).suffix.lower()
         near = difflib.get_close_matches(reference, [*names, *self._registry.names()], n=3, cutoff=0.5)
@@ -249,13 +267,22 @@ class Library:
         return ModelNotFound(f"There is no model {reference!r}.", remedy, near=near)
 
 
-def model_links(file: ModelFile, info: ModelInfo | None) -> list[dict[str, str]]:
-    """Return what ComfyUI's missing-models dialog needs to name this file, if its address is known."""
-    if info is None or not info.url:
+def model_links(
+    file: ModelFile, info: ModelInfo | None, source: Source | None = None
+) -> list[dict[str, str]]:
+    """Return what ComfyUI's missing-models dialog needs to name this file, if its address is known.
+
+    Args:
+        info: what a person said about the file, which counts first.
+        source: where it was fetched from.
+    """
+    url = (info.url if info else None) or (source.url if source else None)
+    sha256 = (info.sha256 if info else None) or (source.sha256 if source else None)
+    if not url:
         return []
-    link = {"name": file.name, "url": info.url, "directory": file.folder}
-    if info.sha256:
-        link.update(hash=info.sha256, hash_type="SHA256")
+    link = {"name": file.name, "url": url, "directory": file.folder}
+    if sha256:
+        link.update(hash=sha256, hash_type="SHA256")
     return [link]
 
 

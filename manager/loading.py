@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from .compatibility import (
     FORMAT_UNSUPPORTED,
     CompatibilityReport,
+    Finding,
     ModelCompatibilityChecker,
     with_article,
 )
@@ -27,6 +28,7 @@ from .placement import CPU, WeightSizes, Wish, place, weight_sizes
 from .pool import ModelPool, PoolKey
 from .registry import Registry
 from .variants import Family, Variants
+from .versions.service import nothing_known
 from .words import variants as words
 
 WARN = "warn"
@@ -79,6 +81,9 @@ class Loader:
         checker: judges before anything is read.
         pool: has what is loaded already, and does the loading.
         variants: knows what to take instead of a model that does not fit.
+        about: says what is known of a file's version, see :meth:`Versioning.about`.
+        damage: says what was found wrong with a file, see :meth:`Integrity.problem`.
+        used: hears of the files of every load.
     """
 
     def __init__(
@@ -88,12 +93,18 @@ class Loader:
         checker: ModelCompatibilityChecker,
         pool: ModelPool,
         variants: Variants | None = None,
+        about: Callable[[Path], dict[str, Any]] | None = None,
+        damage: Callable[[Path], Finding | None] = lambda path: None,
+        used: Callable[[Sequence[Path]], None] = lambda paths: None,
     ) -> None:
         self._host = host
         self._library = library
         self._checker = checker
         self._pool = pool
         self._variants = variants or Variants(host, library, Registry())
+        self._about = about or (lambda path: nothing_known() | {"version": library.version_of(path)})
+        self._damage = damage
+        self._used = used
 
     def choose(self, file: ModelFile, weight_dtype: str = DEFAULT, device: str = DEFAULT) -> Choice:
         """Return what ``use_smaller`` loads: the file, or where it does not fit its best variant that does.
@@ -165,6 +176,9 @@ class Loader:
         identity = self._library.identity(path)
         expected = ModelType.CHECKPOINT if folder == "checkpoints" else ModelType.DIFFUSION
         report = self._checker.report_file(name, path, expected, self._library.info_of(path))
+        damage = self._damage(path)
+        if damage is not None:
+            report = dataclasses.replace(report, findings=(damage, *report.findings))
         _refuse_gguf(name, identity)
         _refuse_wrong_role(name, identity)
         _refuse_noise(name, report)
@@ -212,7 +226,7 @@ class Loader:
         name = " + ".join(file.name for file in files)
         paths = [file.path for file in files]
         request = text_encoder_request(paths, encoder_type, device, name)
-        return self._get(name, request, "LoadManagedTextEncoder", keep_alive, [])
+        return self._get(name, request, "LoadManagedTextEncoder", keep_alive, self._damage_notes(paths))
 
     def load_vae(
         self, name: str, paths: Sequence[Path], keep_alive: str | None = None, device: str = DEFAULT
@@ -233,7 +247,11 @@ class Loader:
         if not more:
             self._refuse_other_role(ModelFile("vae", name, first), ModelType.VAE, "a VAE")
         request = LoadRequest(first, ModelType.VAE, device=device, more_paths=tuple(more), name=name)
-        return self._get(name, request, "LoadManagedVAE", keep_alive, [])
+        return self._get(name, request, "LoadManagedVAE", keep_alive, self._damage_notes(paths))
+
+    def _damage_notes(self, paths: Sequence[Path]) -> list[str]:
+        found = (self._damage(path) for path in paths)
+        return [f"{damage.message} {damage.remedy}" for damage in found if damage is not None]
 
     def _get(
         self,
@@ -254,8 +272,12 @@ class Loader:
         if parts is None:
             needed = sizes.on_cpu if self._is_cpu(placed) else sizes.on_gpu
             parts, shared = self._pool.get(placed, loader, seconds, needed)
+        self._used(request.paths)
+        about = self._about(request.path)
         details = _details(name, parts) | {
-            "version": self._library.version_of(request.path),
+            "version": about["version"],
+            "version_hint": about["version_hint"],
+            "versions": about,
             "size_bytes": size,
             "shared": shared,
             "keep_alive": keep_alive,
@@ -357,6 +379,7 @@ def _details(name: str, parts: LoadedParts) -> dict[str, Any]:
     return {
         "model": name,
         "version": None,
+        "version_hint": None,
         "size_bytes": 0,
         "loaded_bytes": parts.size_bytes,
         "dtype": parts.dtype,

@@ -48,6 +48,7 @@ from .host import (
 from .identify import Detection, identify
 from .model import FOLDER_ALIASES, FOLDER_TYPES, MODEL_SUFFIXES, ModelType
 from .units import GB
+from .watch import JobProgress
 
 _TORCH_DTYPES = {
     "fp8_e4m3fn": "float8_e4m3fn",
@@ -76,7 +77,8 @@ class LocalHost:
     Args:
         roots: folders with models, of a type that is said or seen: one with ComfyUI's sub-folders is
             read like ``models``, any other is a type of its own.
-        on_progress: called with bytes done and bytes in all during long jobs.
+        on_progress: called with bytes done and bytes in all during long jobs; where it has a method
+            ``tell``, that is called with all that is known of the job.
     """
 
     def __init__(
@@ -273,6 +275,12 @@ class LocalHost:
     def progress(self, done: int, total: int) -> None:
         if self._on_progress:
             self._on_progress(done, total)
+
+    def tell(self, progress: JobProgress) -> None:
+        """Show more than bytes, see ``watch.tell``."""
+        show = getattr(self._on_progress, "tell", None)
+        if show is not None:
+            show(progress)
 
 
 def _walk(root: Path) -> list[str]:

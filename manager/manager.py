@@ -9,36 +9,50 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .checking import Checking, CheckOptions
+from .again import FetchAgain
+from .catalogue import Catalogue
+from .checking import Advisor, Checking, CheckOptions
 from .cleanup import CleanupTask
 from .compatibility import CompatibilityReport, ModelCompatibilityChecker
 from .config import ModelManagerConfig, parse_duration
-from .errors import BadInput, HostBusy, ManagedModelsError, ModelNotFound, NotAvailable
+from .download import Downloads
+from .download.arrival import Arrivals, download_registered
+from .duplicates import Duplicates
+from .errors import BadInput, HostBusy, ManagedModelsError, ModelNotFound
 from .files import find_stale_temporaries
+from .first_use import FirstUse
 from .forecast.advisor import Forecaster
 from .forecast.footprints import Footprints
 from .host import DEFAULT, Host, LoadedParts, ModelFile
-from .integrity import verify_file
+from .integrity import Integrity
 from .library import Library, is_storable
 from .loading import WARN, Loader
 from .local_host import LocalHost
+from .marks import Marks
 from .memory import UnloadResult, memory_report, unload
 from .model import FOLDER_TYPES, ModelInfo
 from .monitor import Monitor, loaded_as
+from .needs import Needs
 from .pairs import Pairing
 from .pool import Keeper, ModelPool
-from .quantize import Quantizer, QuantizeRequest
+from .quantize import Quantizer, QuantizeRequest, Record
 from .registry import Registry
 from .remote.address import is_address
 from .remote.check import AddressChecker
+from .scan import Scanner
+from .scan.service import ScanResult
 from .sharing import NOT_HERE, Sharing
 from .units import GB
 from .variants import Variants
-from .versions import ModelVersionManager, newer_versions, parse_version
+from .verifier import Verifier
+from .versions import ModelVersionManager, is_version
+from .versions.service import Versioning, no_such_version
 
 log = logging.getLogger("managed_models.manager")
 _SWEEP_SECONDS = 3600.0
-CHANGEABLE = frozenset({"keep_alive", "max_ram_gb", "share_stock_loaders", "vram_reserve_gb"})
+CHANGEABLE = frozenset(
+    "auto_download keep_alive max_parallel_downloads max_ram_gb share_stock_loaders vram_reserve_gb".split()
+)
 
 
 class AdvancedModelManager:
@@ -66,20 +80,62 @@ class AdvancedModelManager:
         self.library = Library(self.host, self.registry, defer)
         self.versions = ModelVersionManager(self.registry)
         self.checker = ModelCompatibilityChecker(self.host, self.library.identity)
+        self.versioning = Versioning(self.registry, self.library, self.checker)
         footprints, reserve = Footprints(self.host), lambda: _bytes(self.config.vram_reserve_gb)
         self.variants = Variants(self.host, self.library, self.registry, reserve, footprints)
         forecaster = Forecaster(self.host, self.registry, reserve, footprints)
         self.pairing = Pairing(self.library)
-        self.checking = Checking(self.checker, [forecaster, self.pairing, self.variants])
+        self.integrity = Integrity(self.registry, self.library.info_of)
+        advisors: list[Advisor] = [forecaster, self.pairing, self.variants, self.versioning, self.integrity]
+        self.checking = Checking(self.checker, advisors)
         self.addresses = AddressChecker(self.host, self.checker, self.checking)
+        self.catalogue = Catalogue()
+        self.needs = Needs(
+            self.host,
+            self.library,
+            self.registry,
+            self.catalogue,
+            self.check_file,
+            self.addresses.check,
+            lambda: self.config.allowed_hosts,
+        )
         self.pool = ModelPool(
             self.host,
             keep_alive=parse_duration(self.config.keep_alive),
             ram_budget=_bytes(self.config.max_ram_gb),
             vram_reserve=_bytes(self.config.vram_reserve_gb),
         )
-        self.loader = Loader(self.host, self.library, self.checker, self.pool, self.variants)
-        self.quantizer = Quantizer(self.library.identity, self.host, lambda: self.host.system().layer_formats)
+        self.marks = Marks(self.pool, self.registry, defer)
+        self.scanner = Scanner(self.host, self.registry, self.marks.follow)
+        self.verifier = Verifier(self.host, self.integrity)
+        self.duplicates = Duplicates(self.registry)
+        self.loader = Loader(
+            self.host,
+            self.library,
+            self.checker,
+            self.pool,
+            self.variants,
+            self.versioning.about,
+            self.integrity.problem,
+            self.marks.used,
+        )
+        self.quantizer = Quantizer(
+            self.library.identity,
+            self.host,
+            lambda: self.host.system().layer_formats,
+            lambda path: forecaster.file_room(path, self.library.identity(path)),
+            Record(self.registry, defer).made,
+        )
+        self.again = FetchAgain(self.library, self.registry, self.catalogue, lambda: self.downloads)
+        self.downloads = Downloads(
+            self.host,
+            lambda: self.config.max_parallel_downloads,
+            lambda: self.config.allowed_hosts,
+            self.again.recording(Arrivals(self.library, self.registry, defer).record),
+        )
+        self.first_use = FirstUse(
+            self.host, self.library, self.needs, self.downloads, lambda: self.config.auto_download
+        )
         self.keeper = Keeper(self.pool)
         self.monitor = Monitor(
             self.host,
@@ -117,6 +173,8 @@ class AdvancedModelManager:
     def close(self) -> None:
         """Stop the cleanup task and give the registry's file back."""
         self.stop_cleanup_task()
+        self.downloads.close()
+        self.verifier.close()
         self.keeper.stop()
         self.monitor.stop()
         self.registry.close()
@@ -129,9 +187,10 @@ class AdvancedModelManager:
         The file may not exist yet. The first version of a name becomes its active one.
         """
         issues: list[str] = []
-        if parse_version(info.version) is None:
+        if not is_version(info.version):
             issues.append(
-                f"Version {info.version!r} is not one that PEP 440 can read, so it sorts before every other."
+                f"Version {info.version!r} is neither one of PEP 440 nor a semantic one, "
+                "so it sorts before every other."
             )
         self.registry.put(info)
         issues += self.checker.report(info).issues
@@ -159,16 +218,14 @@ class AdvancedModelManager:
         return self.registry.active_version(name)
 
     def set_active_version(self, name: str, version: str) -> None:
-        """Make ``version`` the one that is meant when none is named.
+        """Make ``version``, or the one that an alias means, the one that is meant when none is named.
 
         Raises:
             ModelNotFound: there is no such version.
         """
-        if not self.registry.set_active_version(name, version):
-            known = ", ".join(self.get_all_model_versions(name)) or "none"
-            raise ModelNotFound(
-                f"{name} has no version {version!r}; registered are {known}.", "Register it first."
-            )
+        chosen = self.aliases(name).get(version, version)
+        if not self.registry.set_active_version(name, chosen):
+            raise no_such_version(name, chosen, self.get_all_model_versions(name))
 
     def get_latest_model_version(self, name: str) -> str | None:
         """Return the newest version; a pre-release only when there is nothing else."""
@@ -179,14 +236,32 @@ class AdvancedModelManager:
         return self.versions.get_all_versions(name)
 
     def suggest_model_upgrade(self, name: str) -> str | None:
-        """Return a newer version than the active one that nothing here blocks, or None."""
-        active = self.registry.active_version(name)
-        newer = newer_versions(self.registry.versions(name), active) if active else []
-        for version in reversed(newer):
-            info = self.registry.get(name, version)
-            if info is not None and self.checker.report(info).compatible:
-                return version
-        return None
+        """Return a newer version than the active one that nothing here blocks, or None.
+
+        It is of the same base model and variant; see :meth:`upgrade_details` for what was passed over.
+        """
+        return self.versioning.suggest(name)
+
+    def upgrade_details(self, name: str) -> dict[str, Any]:
+        """Return the version to upgrade to, whether this machine can run it, and what was passed over.
+
+        Raises:
+            ModelNotFound: nothing of that name is registered.
+        """
+        return self.versioning.upgrade_details(name)
+
+    def set_alias(self, name: str, alias: str, version: str | None = None) -> str:
+        """Let a word such as ``stable`` mean one version, the active one when None; return that version.
+
+        Raises:
+            BadInput: ``alias`` is a version, a specifier or ``latest``.
+            ModelNotFound: there is no such model or version.
+        """
+        return self.versioning.set_alias(name, alias, version)
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Return every alias of a model with the version that it means; empty for an unknown name."""
+        return self.versioning.aliases(name)
 
     def upgrade(self, name: str) -> str | None:
         """Make the suggested version the active one and return it; None when there is none."""
@@ -272,10 +347,29 @@ class AdvancedModelManager:
         details = self.verify(path)
         return details["ok"], [details["problem"]] if details["problem"] else []
 
-    def verify(self, path: Path) -> dict[str, Any]:
-        """Return whether a file is whole: header, recorded checksums, and its hash if it is known."""
-        known = self.library.info_of(path)
-        return verify_file(path, known.sha256 if known else None, self.host)
+    def verify(self, path: Path, quick: bool = False) -> dict[str, Any]:
+        """Return whether a file is whole, and remember it: header, size, checksums, every known hash.
+
+        Args:
+            quick: its header and size alone.
+        """
+        return self.integrity.verify(path, self.host, quick)
+
+    def scan(self, forget_missing: bool = False) -> ScanResult:
+        """Look at every model folder, and record what is new, changed, moved, missing or back.
+
+        Args:
+            forget_missing: drop what is known of files that are missing, instead of keeping it.
+        """
+        return self.scanner.scan(self.host, forget_missing)
+
+    def find_duplicates(self, quick: bool = False) -> dict[str, Any]:
+        """Return which files of the model folders are equal, and the room that they waste.
+
+        Args:
+            quick: read no more than samples: files then *may* be equal.
+        """
+        return self.duplicates.find([file.path for file in self.library.files()], quick, self.host)
 
     # Memory
 
@@ -291,10 +385,14 @@ class AdvancedModelManager:
     ) -> LoadedParts:
         """Load a registered model, a file of the model folders, or a path; or share what is loaded.
 
+        With ``auto_download`` one that is absent and has an address is fetched first.
+
         Raises:
             ManagedModelsError: see :meth:`Loader.load`.
         """
-        path = self.library.find_path(name, version)
+        path = self.first_use.find(
+            lambda: self.library.find_path(name, version, self.host), name, version=version
+        )
         return self.loader.load(
             name, path, weight_dtype, on_misfit, keep_alive=keep_alive, device=device, attention=attention
         ).parts
@@ -355,7 +453,7 @@ class AdvancedModelManager:
         Raises:
             ModelNotFound: there is no such model.
         """
-        self.pool.pin(self.library.find_path(name), pinned)
+        self.marks.pin(self.library.find_path(name), pinned)
 
     def get_memory_report(self, history_seconds: float = 300.0) -> dict[str, Any]:
         """Return what memory holds now and held lately, in bytes; ``report.render_memory`` gives words.
@@ -385,14 +483,15 @@ class AdvancedModelManager:
         )
 
     def download_model(self, name: str, progress: Callable[[int, int], None] | None = None) -> Path:
-        """Fetch a registered model.
+        """Fetch a registered model from its url into its place; one that is there already stays.
+
+        Args:
+            progress: called with bytes done and bytes in all.
 
         Raises:
-            NotAvailable: always, in this version.
+            ManagedModelsError: see :func:`download_registered`.
         """
-        raise NotAvailable(
-            f"Downloading {name} is not built yet.", "Download the file yourself into a model folder."
-        )
+        return download_registered(self.host, self.registry, self.downloads, name, progress)
 
     # Housekeeping
 
@@ -411,6 +510,7 @@ class AdvancedModelManager:
         if now < self._next_sweep:
             return
         self._next_sweep = now + _SWEEP_SECONDS
+        self.downloads.clean()
         for path in find_stale_temporaries(folder.path for folder in self.host.folders()):
             path.unlink(missing_ok=True)
             log.info("Removed %s, which an interrupted run left behind", path)

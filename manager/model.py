@@ -68,8 +68,13 @@ FOLDER_TYPES: dict[str, ModelType] = {
     "style_models": ModelType.OTHER,
     "gligen": ModelType.OTHER,
     "photomaker": ModelType.OTHER,
+    "background_removal": ModelType.OTHER,
+    "detection": ModelType.OTHER,
     "embeddings": ModelType.OTHER,
+    "frame_interpolation": ModelType.OTHER,
+    "geometry_estimation": ModelType.OTHER,
     "hypernetworks": ModelType.OTHER,
+    "optical_flow": ModelType.OTHER,
 }
 # Renamed folders -> the name ComfyUI uses today.
 FOLDER_ALIASES: dict[str, str] = {

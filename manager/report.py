@@ -10,9 +10,12 @@ from typing import Any
 
 from .units import format_bytes, format_count
 from .words.forecast import forecast_lines
+from .words.integrity import health_line, known_lines
 from .words.pairing import pair_lines, pairing_lines
+from .words.quantize import lineage_lines, quantize_lines
 from .words.remote import remote_lines
 from .words.variants import instead_line, variant_lines
+from .words.versions import about_lines, version_words
 
 _INDENT = "  "
 _SEVERITY_WORDS = {"blocker": "Problem", "slow": "Slower", "note": "Note"}
@@ -39,7 +42,9 @@ def render_check(details: Mapping[str, Any]) -> str:
         lines += [_INDENT + one_line(line) for line in remote_lines(details["remote"])]
     if details["file"] == "absent":
         lines.append(_INDENT + "File: not on this machine yet")
-    lines.append(_INDENT + f"Version: {details['version'] or 'unknown'}")
+    lines += _version_lines(details)
+    if details.get("health"):
+        lines.append(_INDENT + health_line(details["health"]))
     lines.append(_INDENT + f"Checked on: {system_words(details['system'])}")
     if not details["knows_comfyui"]:
         lines.append(_INDENT + "Host unknown: ComfyUI may have another PyTorch and other settings.")
@@ -62,52 +67,31 @@ def render_identity(details: Mapping[str, Any]) -> str:
     """Return the words of ``show``: what a file is, without judging it."""
     lines = [str(details["model"])]
     lines += identity_lines(details["identity"], details["size_bytes"])
-    lines.append(_INDENT + f"Version: {details['version'] or 'unknown'}")
+    lines += _version_lines(details)
     dtypes = details["identity"]["dtypes"]
     if dtypes:
         stored = ", ".join(f"{name} {format_count(count)}" for name, count in dtypes.items())
         lines.append(_INDENT + f"Weights by type: {stored}")
     if details["identity"]["quantized_layers"]:
         lines.append(_INDENT + f"Quantized layers: {details['identity']['quantized_layers']}")
-    made = details["made_from"]
-    if made:
-        lines.append(f"{_INDENT}Made by Managed Models from {made['name']} as {made['format']}")
+    lines += [_INDENT + one_line(line) for line in lineage_lines(details)]
+    lines += [_INDENT + one_line(line) for line in known_lines(details)]
     for key, value in details["metadata"].items():
         shown = value if len(value) <= 200 else f"{value[:200]}... ({len(value)} characters)"
         lines.append(_INDENT + one_line(f"{key}: {shown}"))
     return "\n".join(lines)
 
 
+def _version_lines(details: Mapping[str, Any]) -> list[str]:
+    """Return the version, and what there is to say beside it."""
+    words = version_words(details["version"], details.get("version_hint"))
+    beside = about_lines(details["versions"]) if details.get("versions") else []
+    return [_INDENT + one_line(line) for line in (f"Version: {words}", *beside)]
+
+
 def render_quantize(details: Mapping[str, Any]) -> str:
     """Return the words of a quantization; see :meth:`Quantizer.quantize`."""
-    before, after = details["source_bytes"], details["output_bytes"]
-    what = "Found the earlier" if details["reused"] else "Made"
-    lines = [
-        f"{what} {details['output']} from {details['source']}: "
-        f"{format_bytes(after)} instead of {format_bytes(before)} ({after / before:.0%}).",
-        f"{_INDENT}What it is: {details['architecture']}, {details['format_words']} "
-        f"(was {details['stored_as']})",
-        f"{_INDENT}Converted: {details['changed_layers']} of {details['linear_layers']} linear layers, "
-        f"{details['changed_share']:.1%} of their weights",
-    ]
-    for reason, count in details["kept_layers"].items():
-        rule = f" ({details['policy_rule']})" if "recommended policy" in reason else ""
-        lines.append(f"{_INDENT}As before: {_layers(count)}, {reason}{rule}")
-    if details["layer_errors"]:
-        worst, error = max(details["layer_errors"].items(), key=lambda item: item[1])
-        lines.append(
-            f"{_INDENT}Weights changed by {details['mean_error']:.2%} on average, "
-            f"at most by {error:.2%} ({worst}); relative L2"
-        )
-    if not details["loads_here"]:
-        lines.append(
-            f"{_INDENT}Problem: this ComfyUI is too old to load {details['format']} layers: update it"
-        )
-    if details["seconds"] is not None:
-        lines.append(
-            f"{_INDENT}Took {details['seconds']:.1f} s; everything written was read back and agrees."
-        )
-    return "\n".join(lines)
+    return "\n".join(map(one_line, quantize_lines(details)))
 
 
 def render_load(details: Mapping[str, Any]) -> str:
@@ -120,7 +104,7 @@ def render_load(details: Mapping[str, Any]) -> str:
         lines.append(one_line(instead_line(details["instead"])))
     if "identity" in details:
         lines += identity_lines(details["identity"], details["size_bytes"])
-    lines.append(_INDENT + f"Version: {details['version'] or 'unknown'}")
+    lines += _version_lines(details)
     dtype = f" as {details['dtype']}" if details["dtype"] else ""
     asked = f" (weight_dtype {details['weight_dtype']})" if "weight_dtype" in details else ""
     lines.append(

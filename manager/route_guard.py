@@ -58,8 +58,12 @@ def guard_read(handler: Handler) -> Handler:
     return guarded
 
 
-def guard_write(handler: JsonHandler) -> Handler:
-    """The same for what changes something; the handler gets the JSON object that was sent."""
+def guard_write(handler: JsonHandler, max_body: int = MAX_BODY) -> Handler:
+    """The same for what changes something; the handler gets the JSON object that was sent.
+
+    Args:
+        max_body: bytes that may be sent.
+    """
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         refusal = _foreign(request)
@@ -69,8 +73,8 @@ def guard_write(handler: JsonHandler) -> Handler:
             return refuse(403, "missing_header", f"Send the header {OWN_HEADER}: 1.")
         if request.content_type != "application/json":
             return refuse(415, "not_json", "Send application/json.")
-        if request.content_length is None or request.content_length > MAX_BODY:
-            return refuse(413, "too_large", f"Send at most {MAX_BODY} bytes, with their length.")
+        if request.content_length is None or request.content_length > max_body:
+            return refuse(413, "too_large", f"Send at most {max_body} bytes, with their length.")
         try:
             body = json.loads(await request.read())
         except (ValueError, RecursionError):

@@ -15,6 +15,7 @@ from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.host import WEIGHT_DTYPES, Host, LoadRequest
 from managed_models.manager.identify import identify
 from managed_models.manager.model import ModelType
+from managed_models.manager.watch import JobProgress, tell
 
 WAN = "tiny_wan21_t2v_bf16.safetensors"
 CHECKPOINT = "tiny_sd15_checkpoint_bf16.safetensors"
@@ -204,6 +205,7 @@ def remembers_no_prompt_that_never_was(host: Host, models: Path) -> None:
 
 def takes_progress_outside_a_job(host: Host, models: Path) -> None:
     host.progress(1, 2)
+    tell(host, JobProgress("converting", 1, 2, "blocks.0"))
     host.throw_if_cancelled()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,9 +38,15 @@ from typer.testing import CliRunner
 ROOT = Path(__file__).resolve().parents[1]
 WAN = layouts.wan21_t2v(width=64, ffn=128, layers=1)
 COMMANDS = [
+    "alias",
     "check",
     "demo-model",
+    "download",
+    "duplicates",
+    "export",
+    "import",
     "list",
+    "needs",
     "pair",
     "pin",
     "quantize",
@@ -256,12 +263,12 @@ FAILURES = [
     (["quantize", "nothing", "out.safetensors"], "model_not_found"),
     (["quantize", "cut.safetensors", "out.safetensors"], "invalid_header"),
     (["quantize", "cut.safetensors", "out.safetensors", "--format", "fp9"], "bad_input"),
-    (["quantize", "cut.safetensors", "out.safetensors", "--format", "nvfp4"], "not_available"),
-    (["quantize", "cut.safetensors", "out.safetensors", "--policy", "size_budget"], "not_available"),
-    (["quantize", "cut.safetensors", "out.safetensors", "--quality", "best"], "not_available"),
-    (["quantize", "cut.safetensors", "out.safetensors", "--target-size-gb", "4"], "not_available"),
-    (["quantize", "cut.safetensors", "out.safetensors", "--max-memory-gb", "4"], "not_available"),
-    (["quantize", "cut.safetensors", "out.safetensors", "--requantize"], "not_available"),
+    (["quantize", "cut.safetensors", "out.safetensors", "--policy", "some"], "bad_input"),
+    (["quantize", "cut.safetensors", "out.safetensors", "--quality", "worst"], "bad_input"),
+    (["quantize", "cut.safetensors", "out.safetensors", "--target-size-gb", "4"], "bad_input"),
+    (["quantize", "cut.safetensors", "out.safetensors", "--max-memory-gb=-4"], "bad_input"),
+    (["quantize", "cut.safetensors", "out.safetensors", "--layout", "gguf"], "bad_input"),
+    (["quantize", "cut.safetensors", "out.safetensors", "--plan"], "invalid_header"),
     (["verify"], "model_not_found"),
     (["verify", "nothing"], "model_not_found"),
     (["versions", "nothing"], "model_not_found"),
@@ -271,7 +278,7 @@ FAILURES = [
     (["unload"], "host_required"),
     (["unload", "wan", "--vram-only"], "host_required"),
     (["unload", "--server", "nonsense"], "bad_input"),
-    (["pin", "wan"], "host_required"),
+    (["pin", "wan"], "model_not_found"),
     (["pin", "wan", "--off", "--server", "nonsense"], "bad_input"),
     (["list", "--comfyui", "nowhere"], "model_not_found"),
 ]
@@ -319,9 +326,36 @@ def test_scan_says_what_every_file_is(models: Path, wan: Path) -> None:
     assert [(row["name"], row["code"]) for row in found["unreadable"]] == [("old.ckpt", "not_safetensors")]
     words = run("scan", models)
     assert (words.code, words.stderr) == (0, "")
-    assert "2 models, 1 unreadable" in words.stdout
+    assert words.stdout.startswith("2 models, 1 unreadable: nothing changed; 3 unchanged\n")
     assert "Cannot be used: old.ckpt is not a safetensors file" in words.stdout
-    assert "unknown" in words.stdout  # the version
+
+
+def test_scan_shows_what_changed_and_nothing_else(models: Path, wan: Path) -> None:
+    words = run("scan", models).stdout
+    assert words.splitlines()[0].split() == [
+        "Name",
+        "Folder",
+        "What",
+        "it",
+        "is",
+        "Precision",
+        "Size",
+        "Version",
+    ]
+    assert "unknown" in words  # the version
+    assert words.endswith("1 models, 0 unreadable: 1 added; 0 unchanged\n")
+    (models / "vae").mkdir()
+    write_random_model(models / "vae" / "other.safetensors", WAN)
+    shutil.move(wan, models / "diffusion_models" / "moved.safetensors")
+    found = good("scan", models)
+    assert found["moved"] == [
+        {"from": str(wan), "to": str(models / "diffusion_models" / "moved.safetensors")}
+    ]
+    assert found["added"] == [str(models / "vae" / "other.safetensors")]
+    shutil.move(models / "diffusion_models" / "moved.safetensors", wan)
+    words = run("scan", models).stdout
+    assert f"Moved: {models / 'diffusion_models' / 'moved.safetensors'} -> {wan}\n" in words
+    assert "other.safetensors" not in words
 
 
 def test_scan_of_several_folders_with_a_registered_file(models: Path, wan: Path, tmp_path: Path) -> None:
@@ -337,7 +371,8 @@ def test_scan_of_several_folders_with_a_registered_file(models: Path, wan: Path,
 
 
 def test_scan_of_an_empty_folder(tmp_path: Path) -> None:
-    assert good("scan", tmp_path) == {"files": [], "unreadable": []}
+    found = good("scan", tmp_path)
+    assert (found["files"], found["unreadable"], found["added"], found["count"]) == ([], [], [], 0)
     assert "0 models, 0 unreadable" in run("scan", tmp_path).stdout
 
 
@@ -350,11 +385,11 @@ def test_list_shows_what_was_registered_and_what_scans_found(models: Path, wan: 
     assert [(m["name"], m["version"], m["tags"]) for m in found["models"]] == [("wan", "2.1.0", ["video"])]
     assert [(f["name"], f["version"]) for f in found["files"]] == [("wan_bf16.safetensors", "2.1.0")]
     words = run("list").stdout
-    assert words.splitlines()[0].split() == ["Name", "What", "it", "is", "Version", "File"]
+    assert words.splitlines()[0].split() == ["Name", "What", "it", "is", "Version", "Verified", "File"]
     assert str(wan) in words
 
 
-def test_a_file_that_vanished_is_not_listed_and_the_next_scan_forgets_it(models: Path, wan: Path) -> None:
+def test_a_file_that_vanished_is_not_listed_and_forgotten_when_asked(models: Path, wan: Path) -> None:
     stays = wan.with_name("stays.safetensors")
     write_random_model(stays, WAN)
     good("scan", models)
@@ -362,7 +397,10 @@ def test_a_file_that_vanished_is_not_listed_and_the_next_scan_forgets_it(models:
     assert [f["path"] for f in good("list")["files"]] == [str(stays)]
     registry = Registry(registry_url(Path("unused")))
     assert len(registry.known_files()) == 2
-    good("scan", models)
+    assert good("scan", models)["missing"] == [str(wan)]
+    assert len(registry.known_files()) == 2
+    assert good("scan", models)["missing"] == []  # which was said
+    assert good("scan", models, "--forget-missing")["forgotten"] == [str(wan)]
     assert [file.path for file, _ in registry.known_files()] == [stays]
     registry.close()
 
@@ -442,7 +480,22 @@ def test_show_of_a_file_of_ours_says_what_it_was_made_from(wan: Path) -> None:
     details = good("show", output)
     assert details["made_from"]["name"] == "wan_bf16.safetensors"
     assert details["metadata"] == {"format": "pt"}
-    assert "Made by Managed Models from wan_bf16.safetensors as int8" in run("show", output).stdout
+    assert details["source_sha256"] == hashlib.sha256(wan.read_bytes()).hexdigest()
+    words = run("show", output).stdout
+    assert (
+        f"Made by Managed Models from wan_bf16.safetensors (sha256 {details['source_sha256'][:12]}..."
+        in words
+    )
+    assert "as int8: recommended, fast, comfy_quant" in words
+
+
+def test_show_names_the_other_files_of_the_model(wan: Path) -> None:
+    for name in ("int8", "nvfp4"):
+        good("quantize", wan, wan.with_name(f"{name}.safetensors"), "--format", name)
+    kin = good("show", wan.with_name("int8.safetensors"))["kin"]
+    assert {other["name"] for other in kin} == {"wan_bf16.safetensors", "nvfp4.safetensors"}
+    assert {other["name"] for other in good("show", wan)["kin"]} == {"int8.safetensors", "nvfp4.safetensors"}
+    assert "The same model, in other files: " in run("show", wan).stdout
 
 
 def test_a_good_check_is_exit_code_0(wan: Path) -> None:
@@ -500,20 +553,73 @@ def test_a_relative_path_is_the_registered_file_too(wan: Path, monkeypatch: pyte
 def test_versions_and_upgrade(wan: Path) -> None:
     manager = register(*(info(wan, version) for version in ("1.0.0", "1.5.0", "1.10.0", "2.0.0")))
     manager.set_active_version("wan", "1.5.0")
-    assert good("versions", "wan") == {
+    found = good("versions", "wan")
+    assert {key: found[key] for key in ("name", "versions", "active", "latest", "upgrade")} == {
         "name": "wan",
         "versions": ["1.0.0", "1.5.0", "1.10.0", "2.0.0"],
         "active": "1.5.0",
         "latest": "2.0.0",
         "upgrade": "2.0.0",
     }
-    assert run("versions", "wan").stdout == "1.0.0\n1.5.0 (active)\n1.10.0\n2.0.0\nUpgrade: 2.0.0\n"
-    assert good("upgrade", "wan") == {"name": "wan", "before": "1.5.0", "after": "2.0.0"}
-    assert good("upgrade", "wan") == {"name": "wan", "before": "2.0.0", "after": "2.0.0"}
+    usable = "2.0.0, which can be used on this machine"
+    assert run("versions", "wan").stdout == f"1.0.0\n1.5.0 (active)\n1.10.0\n2.0.0\nUpgrade: {usable}\n"
+    done = good("upgrade", "wan")
+    assert (done["name"], done["before"], done["after"]) == ("wan", "1.5.0", "2.0.0")
+    again = good("upgrade", "wan")
+    assert (again["before"], again["after"]) == ("2.0.0", "2.0.0")
     assert run("upgrade", "wan").stdout == "wan: 2.0.0 is the newest that fits\n"
     assert run("versions", "wan").stdout.endswith("2.0.0 (active)\nUpgrade: none\n")
     manager.set_active_version("wan", "1.0.0")
     assert run("upgrade", "wan").stdout == "wan: 1.0.0 to 2.0.0\n"
+
+
+def test_an_alias_is_given_moved_back_and_taken_away(wan: Path) -> None:
+    manager = register(*(info(wan, version) for version in ("1.0.0", "2.0.0")))
+    assert good("alias", "wan", "stable") == {"name": "wan", "alias": "stable", "version": "1.0.0"}
+    assert good("alias", "wan", "stable", "latest")["version"] == "2.0.0"
+    assert run("alias", "wan", "stable", "1.0.0").stdout == "wan: stable means 1.0.0\n"
+    assert good("versions", "wan")["aliases"] == {"stable": "1.0.0"}
+    assert run("versions", "wan").stdout.startswith("1.0.0 (active, stable)\n2.0.0\n")
+    assert run("upgrade", "wan").stdout == "wan: 1.0.0 to 2.0.0\n  stable still means 1.0.0\n"
+    assert manager.aliases("wan") == {"stable": "1.0.0"}  # an upgrade leaves it where it is
+    manager.set_active_version("wan", "stable")
+    assert manager.get_model_version("wan") == "1.0.0"
+    assert good("alias", "wan", "stable", "--remove") == {"name": "wan", "alias": "stable", "version": None}
+    assert good("versions", "wan")["aliases"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["wan", "latest"], "bad_input", "always means the newest version"),
+        (["wan", "2.0"], "bad_input", "is a version itself"),
+        (["wan", ">=2"], "bad_input", "cannot be an alias"),
+        (["wan", "two words"], "bad_input", "cannot be an alias"),
+        (["wan", "stable", "3.0"], "model_not_found", "registered are 1.0.0"),
+        (["wan", "stable", "1.0.0", "--remove"], "bad_input", "Leave one of them out"),
+        (["wan", "stable", "--remove"], "model_not_found", "has no alias 'stable'; it has none"),
+        (["nothing", "stable"], "model_not_found", "is not registered"),
+    ],
+)
+def test_what_cannot_be_an_alias(wan: Path, arguments: list[str], code: str, words: str) -> None:
+    register(info(wan))
+    result = run("alias", *arguments, "--json")
+    assert (result.code, result.json["error"]["code"]) == (1, code)
+    assert words in result.json["error"]["message"]
+
+
+def test_versions_say_which_file_was_replaced(wan: Path) -> None:
+    register(info(wan), info(wan.with_name("later.safetensors"), "2.0.0"))
+    assert {v: f["revision"] for v, f in good("versions", "wan")["files"].items()} == {
+        "1.0.0": "same",
+        "2.0.0": "absent",
+    }
+    wan.write_bytes(wan.read_bytes() + b"\0")
+    assert good("versions", "wan")["files"]["1.0.0"]["revision"] == "replaced"
+    assert "1.0.0 (active): the file was replaced since it was registered\n" in run("versions", "wan").stdout
+    (listed,) = good("list")["models"]
+    assert (listed["version"], listed["revision"]) == ("1.0.0", "replaced")
+    assert "1.0.0 (the file was replaced since it was registered)" in run("list").stdout
 
 
 # Whole files
@@ -525,7 +631,7 @@ def test_verify_finds_damage_and_says_where(models: Path, wan: Path) -> None:
     found = good("verify", wan, output)
     assert found["ok"] is True
     assert [(r["path"], r["ok"]) for r in found["results"]] == [(str(wan), True), (str(output), True)]
-    assert found["results"][0]["checked"] == ["header"]
+    assert found["results"][0]["checked"] == ["header", "SHA-256"]  # measured when it was quantized
     assert "tensor checksums" in found["results"][1]["checked"][1]
     with open(output, "r+b") as file:
         file.seek(-1, os.SEEK_END)
@@ -538,7 +644,7 @@ def test_verify_finds_damage_and_says_where(models: Path, wan: Path) -> None:
     assert result.json["results"][1]["code"] == "damaged"
     words = run("verify", wan, output)
     assert words.code == 1
-    assert "wan_bf16.safetensors: whole (checked: header)" in words.stdout
+    assert "wan_bf16.safetensors: whole (checked: header, SHA-256)" in words.stdout
     assert "wan_int8.safetensors: The bytes of tensor" in words.stdout
 
 
@@ -586,6 +692,34 @@ def test_the_options_of_quantize_arrive(wan: Path) -> None:
     details = good("quantize", wan, output, *options, "--overwrite")
     assert (details["format"], details["policy"]) == ("int8", "everything")
     assert set(details["kept_names"]) == {"head.head", "blocks.0.ffn.2"}
+
+
+def test_the_rarer_options_of_quantize_arrive(wan: Path) -> None:
+    output = wan.with_name("out.safetensors")
+    old = ["--layout", "scaled_fp8", "--quality", "best", "--max-memory-gb", "1"]
+    details = good("quantize", wan, output, *old)
+    assert (details["layout"], details["quality"]) == ("scaled_fp8", "best")
+    again = wan.with_name("again.safetensors")
+    assert run("quantize", output, again, "--json").error["code"] == "already_quantized"
+    details = good("quantize", output, again, "--format", "int8", "--requantize")
+    assert details["requantized_layers"] == details["changed_layers"] > 0
+    limit = wan.stat().st_size - 60_000
+    budget = ["--policy", "size_budget", "--target-size-gb", str(limit / 2**30)]
+    small = wan.with_name("small.safetensors")
+    assert good("quantize", wan, small, *budget)["format"] == "mixed"
+    assert small.stat().st_size <= limit
+
+
+def test_a_plan_shows_the_rule_and_the_layers_and_writes_nothing(wan: Path) -> None:
+    output = wan.with_name("out.safetensors")
+    details = good("quantize", wan, output, "--format", "int8", "--plan")
+    assert details["rule"]["name"] == "wan"
+    assert {layer["format"] for layer in details["layers"]} == {"int8"}
+    words = run("quantize", wan, output, "--format", "int8", "--plan").stdout
+    assert words.startswith("Plan for wan_bf16.safetensors")
+    assert "Rule: wan, after" in words
+    assert "head.head" in words
+    assert not output.exists()
 
 
 def test_weights_that_are_not_finite_need_a_word(wan: Path) -> None:

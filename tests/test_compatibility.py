@@ -361,6 +361,20 @@ def test_marked_layers_that_this_comfyui_does_not_know_are_blocked(
         assert report.findings[0].found == (", ".join(sorted(known or ())) or "none")
 
 
+def test_one_unknown_type_among_the_layers_is_enough() -> None:
+    mixed = make_identity(
+        quantization=QuantizationType.NVFP4,
+        quantization_layout="comfy_quant",
+        layer_types=(QuantizationType.NVFP4, QuantizationType.FP8_E4M3, QuantizationType.INT8_CONVROT),
+    )
+    old = replace(nvidia(24.0, "12.0"), layer_formats=frozenset({"nvfp4", "float8_e4m3fn"}))
+    report = judge(old, identity=mixed)
+    assert found(report) == {"format_unsupported": BLOCKER}
+    assert "int8_convrot layers: loading it fails" in report.findings[0].message
+    new = replace(old, layer_formats=frozenset({"nvfp4", "float8_e4m3fn", "int8_tensorwise"}))
+    assert "format_unsupported" not in found(judge(new, identity=mixed))
+
+
 @pytest.mark.parametrize(("layout", "codes"), [("scaled_fp8", {}), ("", {"emulated": NOTE})])
 def test_the_older_marker_and_plain_fp8_load_in_every_comfyui(layout: str, codes: dict[str, Any]) -> None:
     system = replace(nvidia(24.0, "12.0"), layer_formats=frozenset())
@@ -497,6 +511,7 @@ def test_the_details_are_json_and_complete() -> None:
     assert set(details) == {
         "model",
         "version",
+        "version_hint",
         "compatible",
         "file",
         "size_bytes",

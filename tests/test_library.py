@@ -25,7 +25,7 @@ from managed_models.manager.identify import Detection
 from managed_models.manager.library import Library, ModelName, model_links, try_identity
 from managed_models.manager.local_host import LocalHost
 from managed_models.manager.model import ModelInfo, ModelType
-from managed_models.manager.registry import Registry
+from managed_models.manager.registry import Registry, Source
 from support.files import shapes_file
 
 WAN = {"head.modulation": (1, 2, 64), "patch_embedding.weight": (64, 16, 1, 2, 2)}
@@ -705,3 +705,26 @@ def test_what_the_dialog_for_missing_models_is_told(
     said: ModelInfo | None, links: list[dict[str, str]]
 ) -> None:
     assert model_links(FILE, said) == links
+
+
+def test_a_file_that_was_fetched_is_named_by_where_it_came_from() -> None:
+    source = Source("https://example.com/from", sha256=DIGEST)
+    fetched = model_links(FILE, None, source)
+    assert [(link["url"], link["hash"]) for link in fetched] == [("https://example.com/from", DIGEST)]
+    said = model_links(FILE, info(FILE.path, url="https://example.com/said", sha256="cd" * 32), source)
+    assert [(link["url"], link["hash"]) for link in said] == [("https://example.com/said", "cd" * 32)]
+
+
+def test_where_a_file_came_from(root: Path, library: Library, registry: Registry) -> None:
+    path = root / "vae" / "vae.safetensors"
+    assert library.source_of(path) is None
+    registry.put_source(FileIdentity.of(path), Source("https://example.com/x"))
+    found = library.source_of(path)
+    assert found is not None
+    assert found.url == "https://example.com/x"
+    shapes_file(path, WAN)  # another file by now
+    assert library.source_of(path) is None
+    path.unlink()
+    assert library.source_of(path) is None
+    if LINUX:
+        assert library.source_of(Path(os.fsdecode(b"/models/\xff.safetensors"))) is None

@@ -600,14 +600,8 @@ def test_a_model_is_quantized_beside_itself(models: Path, stocked: AdvancedModel
         stocked.quantize_model("mine.safetensors")
     with pytest.raises(InvalidOutputName):
         stocked.quantize_model("wan", "../mine")
-    with pytest.raises(NotAvailable):
-        stocked.quantize_model("wan", format="nvfp4")
-
-
-def test_downloading_is_not_built_yet_and_says_so(manager: AdvancedModelManager) -> None:
-    manager.register_model(info(url="https://huggingface.co/x"))
-    with pytest.raises(NotAvailable, match="not built yet"):
-        manager.download_model("wan", progress=lambda done, total: None)
+    hashed = stocked.library.find(f"sha256:{details['source_sha256']}")
+    assert hashed.path == path
 
 
 def test_an_address_is_checked_and_nothing_else(manager: AdvancedModelManager) -> None:

@@ -77,20 +77,57 @@ def quantize_details(**facts: Any) -> dict[str, Any]:
         "format_words": "int8",
         "architecture": "Wan 2.1",
         "policy": "recommended",
+        "quality": "fast",
+        "layout": "comfy_quant",
+        "rule": {
+            "name": "wan",
+            "known": True,
+            "used": True,
+            "source": "somebody",
+            "patterns": ["head.", "norm"],
+            "keep_patterns": [],
+        },
         "policy_rule": "wan",
         "stored_as": "bf16",
+        "requantized_layers": 0,
         "source_bytes": 28 * GB,
         "output_bytes": 14 * GB,
         "linear_layers": 406,
         "changed_layers": 400,
         "changed_share": 0.9912,
-        "kept_layers": {
-            "kept by the recommended policy": 5,
-            "its shape does not divide into blocks of 16": 1,
-        },
+        "kept": [
+            {
+                "reason": "kept by the recommended policy",
+                "bytes": 80 * 2**20,
+                "layers": [{"name": f"head.{i}", "shape": [64, 64]} for i in range(8)],
+            },
+            {
+                "reason": "its shape does not divide into blocks of 16",
+                "bytes": 12_800,
+                "layers": [{"name": "odd", "shape": [100, 64]}],
+            },
+        ],
+        "kept_layers": {},
         "kept_names": ["head.head"],
+        "formats": [{"format": "int8", "layers": 400, "weights": 14 * 10**9, "bytes": 14 * GB}],
+        "layers": [
+            {
+                "name": name,
+                "format": "int8",
+                "was": "BF16",
+                "shape": [64, 64],
+                "bytes": 4096,
+                "error": error,
+                "sqnr_db": sqnr,
+            }
+            for name, error, sqnr in (("blocks.0.ffn.0", 0.0088, 41.1), ("blocks.1.ffn.0", 0.0123, 38.2))
+        ],
+        "layer_formats": ["int8_tensorwise"],
+        "missing_formats": [],
         "layer_errors": {"blocks.0.ffn.0": 0.0088, "blocks.1.ffn.0": 0.0123},
+        "worst": ["blocks.1.ffn.0", "blocks.0.ffn.0"],
         "mean_error": 0.0091,
+        "budget": None,
         "source_sha256": "ab" * 32,
         "loads_here": True,
         "seconds": 61.24,
@@ -223,7 +260,16 @@ def identity_details(**facts: Any) -> dict[str, Any]:
         "version": None,
         "size_bytes": 2_132_625_894,
         "identity": IDENTITY.to_dict(),
-        "made_from": {"name": "sd15_fp16.safetensors", "format": "fp8_e4m3fn_scaled"},
+        "made_from": {
+            "name": "sd15_fp16.safetensors",
+            "format": "fp8_e4m3fn_scaled",
+            "recipe": {"format": "fp8_e4m3fn_scaled", "policy": "recommended", "quality": "best"},
+        },
+        "source_sha256": "cd" * 32,
+        "kin": [
+            {"name": "sd15_int8.safetensors", "precision": "int8", "format": "int8"},
+            {"name": "sd15_fp16.safetensors", "precision": "", "format": ""},
+        ],
         "metadata": {"format": "pt", "notes": "n" * 201},
     }
     return known | facts
@@ -293,7 +339,9 @@ def test_the_words_of_an_identity() -> None:
         "  Version: unknown\n"
         "  Weights by type: fp8_e4m3fn 800M, fp16 59.5M\n"
         "  Quantized layers: 224\n"
-        "  Made by Managed Models from sd15_fp16.safetensors as fp8_e4m3fn_scaled\n"
+        "  Made by Managed Models from sd15_fp16.safetensors (sha256 cdcdcdcdcdcd...) as fp8_e4m3fn_scaled: "
+        "recommended, best\n"
+        "  The same model, in other files: sd15_int8.safetensors (int8), sd15_fp16.safetensors (original)\n"
         "  format: pt\n"
         f"  notes: {'n' * 200}... (201 characters)"
     )
@@ -304,29 +352,86 @@ def test_the_words_of_a_quantization() -> None:
         "Made wan_int8.safetensors from wan_bf16.safetensors: 14.0 GB instead of 28.0 GB (50%).\n"
         "  What it is: Wan 2.1, int8 (was bf16)\n"
         "  Converted: 400 of 406 linear layers, 99.1% of their weights\n"
-        "  As before: 5 layers, kept by the recommended policy (wan)\n"
-        "  As before: 1 layer, its shape does not divide into blocks of 16\n"
-        "  Weights changed by 0.91% on average, at most by 1.23% (blocks.1.ffn.0); relative L2\n"
+        "  As before: 8 layers, 80 MB: kept by the recommended policy\n"
+        "    head.0, head.1, head.2, head.3, head.4, head.5 and 2 more\n"
+        "  As before: 1 layer, 12 KB: its shape does not divide into blocks of 16\n"
+        "    odd (100 x 64)\n"
+        "  Rule: wan, after somebody\n"
+        "    keeps head., norm\n"
+        "  Weights changed by 0.91% on average (SQNR 40.8 dB), at most by 1.23% (blocks.1.ffn.0); "
+        "relative L2\n"
+        "  The layers that changed most:\n"
+        "    blocks.1.ffn.0    1.23%   38.2 dB  int8\n"
+        "    blocks.0.ffn.0    0.88%   41.1 dB  int8\n"
+        "  Made from: wan_bf16.safetensors (sha256 abababababab...), int8, recommended, fast, comfy_quant\n"
         "  Took 61.2 s; everything written was read back and agrees."
     )
 
 
 def test_the_words_of_an_earlier_quantization() -> None:
-    details = quantize_details(reused=True, seconds=None, kept_layers={}, layer_errors={})
+    facts: dict[str, Any] = {"layer_errors": {}, "worst": [], "kept": [], "source_sha256": None}
+    rule = quantize_details()["rule"] | {"used": False}
+    details = quantize_details(reused=True, seconds=None, policy="everything", rule=rule, **facts)
     assert render_quantize(details) == (
         "Found the earlier wan_int8.safetensors from wan_bf16.safetensors: "
         "14.0 GB instead of 28.0 GB (50%).\n"
         "  What it is: Wan 2.1, int8 (was bf16)\n"
-        "  Converted: 400 of 406 linear layers, 99.1% of their weights"
+        "  Converted: 400 of 406 linear layers, 99.1% of their weights\n"
+        "  Rule: everything that a format takes is converted"
     )
 
 
-def test_a_quantization_that_this_comfyui_cannot_load_says_so() -> None:
-    lines = render_quantize(quantize_details(loads_here=False)).splitlines()
-    assert lines[-2:] == [
-        "  Problem: this ComfyUI is too old to load int8 layers: update it",
-        "  Took 61.2 s; everything written was read back and agrees.",
+def test_the_words_of_a_size_budget() -> None:
+    budget = {
+        "limit_bytes": 9 * GB,
+        "planned_bytes": 9 * GB - 5,
+        "exact": False,
+        "formats": ["int8", "nvfp4"],
+    }
+    formats = [
+        {"format": "nvfp4", "layers": 300, "weights": 10 * 10**9, "bytes": 5 * GB},
+        {"format": "int8", "layers": 1, "weights": 4 * 10**9, "bytes": 4 * GB},
     ]
+    lines = render_quantize(quantize_details(budget=budget, formats=formats)).splitlines()
+    assert lines[3:6] == [
+        "    nvfp4: 300 layers, 71% of what was converted, 5.0 GB",
+        "    int8: 1 layer, 29% of what was converted, 4.0 GB",
+        "  Size budget: 9.0 GB allowed; chosen by measuring each layer as int8, nvfp4; at most one layer's "
+        "change of format from the best choice",
+    ]
+    exact = render_quantize(quantize_details(budget=budget | {"exact": True}))
+    assert "as int8, nvfp4; no other choice changes less" in exact
+
+
+def test_a_second_rounding_is_told() -> None:
+    words = render_quantize(quantize_details(requantized_layers=3, stored_as="fp8_e4m3fn, scaled"))
+    assert (
+        "Note: 3 layers had been rounded before (fp8_e4m3fn, scaled) and are rounded a second time" in words
+    )
+    assert "those of this rounding alone" in words
+
+
+def test_the_words_of_a_plan() -> None:
+    details = quantize_details(output=None, path=None, seconds=None, layer_errors={}, worst=[])
+    first, *rest = render_quantize(details).splitlines()
+    assert (
+        first == "Plan for wan_bf16.safetensors: about 14.0 GB instead of 28.0 GB (50%). Nothing was written."
+    )
+    assert "  Rule: wan, after somebody" in rest
+    assert not any("Took" in line or "read back" in line for line in rest)
+
+
+def test_a_rule_that_is_not_known_is_no_fact() -> None:
+    rule = quantize_details()["rule"] | {"name": "generic", "known": False}
+    words = render_quantize(quantize_details(rule=rule))
+    assert "Rule: generic, for none is known for this architecture: it goes by somebody" in words
+
+
+def test_a_quantization_that_this_comfyui_cannot_load_says_so() -> None:
+    words = render_quantize(quantize_details(loads_here=False, missing_formats=["int8_tensorwise"]))
+    assert (
+        "  Problem: this ComfyUI is too old to load int8_tensorwise layers: update it" in words.splitlines()
+    )
 
 
 def test_the_words_of_a_load() -> None:
@@ -579,7 +684,7 @@ def test_findings_are_ordered_by_severity_and_keep_their_order_within_one() -> N
 
 # Every figure has a unit
 
-_UNIT = re.compile(r" ?(GB|MB|KB|bytes|s|min|h|%)\b|%|[BMK]? parameters| (layers?|linear|of \d+ linear)")
+_UNIT = re.compile(r" ?(GB|MB|KB|bytes|s|min|h|%|dB)\b|%|[BMK]? parameters| (layers?|linear|of \d+ linear)")
 
 
 def _bare_figures(text: str) -> list[str]:
@@ -650,7 +755,11 @@ def test_every_figure_of_a_quantization_has_a_unit(
         changed_share=share,
         mean_error=error,
         layer_errors={"layer": error},
-        kept_layers={"kept by the recommended policy": 2},
+        formats=[{"format": f, "layers": 2, "weights": after, "bytes": after} for f in ("int8", "nvfp4")],
+        budget={"limit_bytes": after, "exact": True, "formats": ["int8"]},
+        kept=[{"reason": "kept", "bytes": after, "layers": [{"name": "head", "shape": [1, 1]}]}],
+        worst=[],
+        source_sha256=None,
         seconds=error,
     )
     assert _bare_figures(render_quantize(details)) == []

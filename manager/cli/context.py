@@ -46,7 +46,7 @@ def open_manager(
     from ..host import ModelFolder
     from ..local_host import LocalHost
     from ..manager import AdvancedModelManager
-    from .installation import comfyui_registry, comfyui_roots, default_registry
+    from .installation import catalogue_places, comfyui_registry, comfyui_roots, default_registry
 
     for root in roots or []:
         if not root.is_dir():
@@ -56,5 +56,6 @@ def open_manager(
         folders += comfyui_roots(comfyui)
     url = registry_url(comfyui_registry(comfyui) if comfyui else default_registry())
     manager = AdvancedModelManager(ModelManagerConfig(database_url=url), LocalHost(folders, on_progress))
+    manager.catalogue.places = catalogue_places(comfyui)
     close_after_command(manager.close)
     return manager

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import FileError, ModelNotFound
 from ..host import ModelFolder
+
+if TYPE_CHECKING:
+    from ..catalogue import Places
 
 REGISTRY = "registry.sqlite"
 _NO_MODELS = ("custom_nodes", "configs")
@@ -23,6 +26,22 @@ def default_registry() -> Path:
 def comfyui_registry(installation: Path) -> Path:
     """Return the registry file that the extension uses inside this ComfyUI."""
     return installation.expanduser().absolute() / "user" / "__managed_models" / REGISTRY
+
+
+def catalogue_places(installation: Path | None) -> Places:
+    """Return where to look for addresses: ComfyUI's templates, its catalogue file, and a person's own."""
+    from ..catalogue import Places
+    from ..catalogue.own import FILE_NAME
+    from ..catalogue.templates import site_packages
+
+    data = default_registry().parent
+    if installation is None:
+        return Places((), (data / FILE_NAME,), None)
+    installation = installation.expanduser().absolute()
+    own = comfyui_registry(installation).parent
+    return Places(
+        tuple(site_packages(installation)), (own / FILE_NAME, data / FILE_NAME), data / "templates.json"
+    )
 
 
 def comfyui_roots(installation: Path) -> list[Path | ModelFolder]:

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import typer
 
 from ..errors import Cancelled, ManagedModelsError
-from ..report import render_error
+from ..report import one_line, render_error
+from ..watch import JobProgress
+from ..words.progress import job_words
 
 # A terminal tells its width; into a pipe or a file, rows are as long as they need to be.
 _WIDE = 10_000
@@ -35,7 +37,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for heading in headings:
         grid.add_column(heading, overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))  # Text: a file name is no markup
+        grid.add_row(*(Text(one_line(cell)) for cell in row))  # Text: a file name is no markup
     console = Console(width=None if sys.stdout.isatty() else _WIDE)
     with console.capture() as captured:
         console.print(grid)
@@ -79,19 +81,44 @@ def _fail(error: ManagedModelsError, as_json: bool) -> None:
 
 
 @contextmanager
-def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr while a long job runs; gives the function to call with bytes done and in all."""
+def progress_bar(label: str, counts: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr while a long job runs; gives the function to call with bytes done and in all.
+
+    Args:
+        counts: they are no bytes, but things.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        DownloadColumn(binary_units=True),
+        MofNCompleteColumn() if counts else DownloadColumn(binary_units=True),
         TimeRemainingColumn(),
     )
     with Progress(
         *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
     ) as progress:
         task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        yield _Bar(lambda **changes: progress.update(task, **changes), label)
+
+
+class _Bar:
+    """Draws a job: called with bytes done and in all, or told all that is known."""
+
+    def __init__(self, draw: Callable[..., None], label: str) -> None:
+        self._draw = draw
+        self._label = label
+
+    def __call__(self, done: int, total: int) -> None:
+        self._draw(completed=done, total=total)
+
+    def tell(self, progress: JobProgress) -> None:
+        self._draw(description=f"{self._label}: {job_words(progress.to_dict())}")

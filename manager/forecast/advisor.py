@@ -12,10 +12,10 @@ from ..errors import ManagedModelsError, ModelNotFound
 from ..files import FileIdentity
 from ..formats.dtypes import DTYPE_BITS
 from ..formats.safetensors import Header, read_header
-from ..host import AS_STORED, Host, SystemSnapshot
+from ..host import AS_STORED, DEFAULT, Host, SystemSnapshot
 from ..identify import ModelIdentity
 from ..registry import Peak, Registry
-from .decide import SAMPLING, Machine, Measured, Placement, Question, forecast
+from .decide import SAMPLING, Machine, Measured, Placement, Question, forecast, weight_room
 from .facts import Footprint, VaeFootprint
 from .findings import REPLACED, Wanted, find
 from .footprints import Footprints
@@ -105,6 +105,22 @@ class Forecaster:
             "load_anyway": True,
         }
         return Advice(details, (*find(answer, machine, wanted), *troubles), replaces=REPLACED)
+
+    def file_room(self, path: Path, identity: ModelIdentity) -> int | None:
+        """Return how large a variant of this file may be whose weights the largest GPU holds; None without.
+
+        At the architecture's usual size. A checkpoint's other parts are allowed for on top.
+
+        Raises:
+            ManagedModelsError: the file cannot be read.
+        """
+        header = read_header(path)
+        model = self._footprint(path, header, DEFAULT) if identity.is_diffusion else None
+        size = size_of(CheckOptions(), identity.architecture, model)
+        shape = latent_shape(size, identity.architecture, model)
+        working = model.inference_bytes(shape) if model and shape else None
+        room = weight_room(self._machine(self._host.system()), working)
+        return None if room is None else room + header.file_size - identity.weight_bytes
 
     def _machine(self, system: SystemSnapshot) -> Machine:
         reserve = self._vram_reserve()

@@ -174,6 +174,20 @@ def forecast(question: Question) -> Forecast:
     )
 
 
+def weight_room(machine: Machine, working: int | None) -> int | None:
+    """Return the bytes of weights that the card holds beside what sampling computes with.
+
+    Args:
+        working: of one pass, without guidance; None if unknown.
+
+    Returns:
+        None without video memory of its own. It may be 0.
+    """
+    if not machine.has_vram:
+        return None
+    return max(0, machine.vram_room - max(working or 0, LEAST_WORKING_BYTES))
+
+
 def _encode(question: Question) -> Phase:
     if question.encoder_bytes is None:
         return Phase(TEXT, Placement.UNKNOWN)

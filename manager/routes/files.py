@@ -10,10 +10,13 @@ from aiohttp import web
 
 from ..checking import options_from
 from ..errors import BadInput
+from ..library import is_storable
+from ..listing import MAX_LIMIT, list_models
 from ..manager import AdvancedModelManager
 from ..remote.address import is_address, shown
 from ..report import render_check, render_pair
 from ..route_guard import guard_read, guard_write
+from ..words.integrity import health_line, health_word
 from .answers import PREFIX, answer, opaque_id
 
 
@@ -30,8 +33,11 @@ class FileRoutes:
         table.post(f"{PREFIX}/pair")(guard_write(self.pair))
 
     async def models(self, request: web.Request) -> web.Response:
-        """Every model file with its version and a newer one that is registered."""
-        return await answer(self._models)
+        """Model files, a page at a time: ``q`` (words), ``folder``, ``offset``, ``limit`` (at most 200).
+
+        Each has its version, a newer one that is registered, and what verifying it found.
+        """
+        return await answer(lambda: self._models(request.query))
 
     async def check(self, request: web.Request, body: dict[str, Any]) -> web.Response:
         """The verdict on one model of the model folders, never on an address: ``{"model": name}``.
@@ -45,23 +51,34 @@ class FileRoutes:
         """Whether files of the model folders belong together: ``{"model": name, "others": [name, ...]}``."""
         return await answer(lambda: self._pair(body))
 
-    def _models(self) -> dict[str, Any]:
+    def _models(self, query: Mapping[str, str]) -> dict[str, Any]:
         manager = self._get_manager()
-        known = manager.registry.active_by_path()
+        page = list_models(
+            manager.library,
+            manager.registry,
+            query.get("q", ""),
+            query.get("folder") or None,
+            _number(query, "offset", 0),
+            _number(query, "limit", MAX_LIMIT),
+        )
+        infos = manager.registry.active_of(filter(is_storable, (str(row.file.path) for row in page.rows)))
         rows = []
-        for file in manager.library.files():
-            info = known.get(str(file.path))
+        for row in page.rows:
+            file, known = row.file, row.known
             rows.append(
                 {
                     "id": opaque_id(file.path),
                     "name": file.name,
                     "folder": file.folder,
                     "size_bytes": _size(file.path),
-                    "version": info.version if info else None,
-                    "upgrade": manager.suggest_model_upgrade(info.name) if info else None,
+                    **manager.versioning.row(file.name, infos.get(str(file.path))),
+                    "what": known.identity["title"] if known and known.identity else None,
+                    "precision": known.identity["precision"] if known and known.identity else None,
+                    "health": health_word(row.health),
+                    "health_words": health_line(row.health) if row.health else None,
                 }
             )
-        return {"models": rows}
+        return {"models": rows, "total": page.total}
 
     def _check(self, body: Mapping[str, Any]) -> dict[str, Any]:
         name = body.get("model")
@@ -88,6 +105,13 @@ class FileRoutes:
         model_path, *paths = (manager.library.find(name).path for name in (model, *others))
         details = manager.pairing.pair(model_path, paths)
         return {"details": details, "report": render_pair(details)}
+
+
+def _number(query: Mapping[str, str], name: str, default: int) -> int:
+    text = query.get(name, str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise BadInput(f"{name} is {text[:20]!r}.", "Send a whole number.")
+    return int(text)
 
 
 def _size(path: Path) -> int | None:

@@ -349,14 +349,27 @@ def _without(variants: Iterable[Variant], one: Variant) -> tuple[Variant, ...]:
     return tuple(variant for variant in variants if variant != one)
 
 
+def _holds_fp8(target: TargetFormat) -> bool:
+    """Tell whether weights or scales are 8-bit floats."""
+    return any(spec.dtype.startswith("F8") for spec in target.outputs("", (4096, 4096)))
+
+
+def _kind_of(target: TargetFormat) -> QuantizationType:
+    if target.kind == "cast":
+        return _CASTS[target.name]
+    kind = COMFY_FORMATS[target.comfy_format]
+    rotated = kind is QuantizationType.INT8 and dict(target.options).get("convrot")
+    return QuantizationType.INT8_CONVROT if rotated else kind
+
+
 def _makeable(
     source: Variant, header: Header, identity: ModelIdentity, here: set[QuantizationType], view: _View
 ) -> list[Variant]:
     """Plan every format that this host loads and nobody made yet, from the header alone."""
     found = []
     for target in FORMATS.values():
-        kind = COMFY_FORMATS.get(target.comfy_format) or _CASTS[target.name]
-        if kind in here or (view.system.device in _NO_FP8 and target.dtype.startswith("F8")):
+        kind = _kind_of(target)
+        if kind in here or (view.system.device in _NO_FP8 and _holds_fp8(target)):
             continue
         try:
             plans = plan_tensors(header, identity, target)
@@ -365,7 +378,7 @@ def _makeable(
         made = planned_identity(identity, plans, target, kind)
         if not loads_layers(made, view.system):
             continue
-        data = sum(spec.nbytes for plan in plans for spec in plan.outputs(target))
+        data = sum(spec.nbytes for plan in plans for spec in plan.outputs())
         found.append(
             Variant(
                 name=source.name,
@@ -390,14 +403,15 @@ def planned_identity(
     own = [plan for plan in plans if plan.name.startswith(identity.prefix)]
     dtypes: Counter[str] = Counter()
     for plan in own:
-        dtypes[dtype_name(plan.outputs(target)[0].dtype)] += plan.info.elements
+        dtypes[dtype_name(plan.outputs()[0].dtype)] += plan.info.elements
     layers = sum(plan.action is Action.QUANTIZE for plan in own)
     return dataclasses.replace(
         identity,
-        weight_bytes=sum(spec.nbytes for plan in own for spec in plan.outputs(target)),
+        weight_bytes=sum(spec.nbytes for plan in own for spec in plan.outputs()),
         dtypes=dict(dtypes.most_common()),
         precision=target.words,
         quantization=kind,
         quantized_layers=layers,
         quantization_layout=COMFY_QUANT if layers else "",
+        layer_types=(kind,) if layers else (),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.comfy_client import Client
 from support.comfyui import ComfyUI, ComfyUIServer, describe_comfyui, find_comfyui
+from support.range_server import Server, range_server
 
 ROOT = Path(__file__).resolve().parents[2]
 # Dashes, dots and spaces: ComfyUI imports a folder under whatever name it has.
@@ -64,3 +65,35 @@ def client(comfy_server: ComfyUIServer) -> Client:
 def diffusion_models(comfy_server: ComfyUIServer) -> Path:
     """The server's folder of diffusion models."""
     return comfy_server.base / "models" / "diffusion_models"
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Iterator[Server]:
+    with range_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mirrored_server(
+    comfyui: ComfyUI, mirror: Server, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComfyUIServer]:
+    """A ComfyUI without models that asks the mirror in place of Hugging Face."""
+    base = tmp_path_factory.mktemp("needs")
+    for kind in ("diffusion_models", "checkpoints", "vae", "text_encoders", "loras"):
+        (base / "models" / kind).mkdir(parents=True)
+    found = ComfyUIServer(
+        comfyui,
+        base,
+        arguments=["--cpu"],
+        environment={
+            "MANAGED_MODELS_DB": str(base / "registry.sqlite"),
+            "MANAGED_MODELS_PROBE": str(base / "probe.jsonl"),
+            "HF_ENDPOINT": mirror.url(""),
+            "HF_TOKEN": "hf_secret",
+        },
+    )
+    found.install_extension(ROOT, EXTENSION_FOLDER)
+    found.install_extension(PROBE, "probe")
+    found.write_settings()
+    with found:
+        yield found

@@ -121,28 +121,39 @@ def test_a_quantized_file_is_not_quantized_again(client: Client) -> None:
     client.run({"small": node("QuantizeModel", model_name=WAN, format="int8", output_name="once")})
     error = client.fails({"again": node("QuantizeModel", model_name="once.safetensors")})
     assert "quantized already" in error["exception_message"]
+    assert "allow requantizing" in error["exception_message"]
 
 
 @pytest.mark.parametrize(
-    ("name", "key", "value"),
+    ("inputs", "words"),
     [
-        ("QuantizeModel", "target_size_gb", 6.0),
-        ("QuantizeModel", "allow_requantize", True),
-        ("QuantizeModel", "max_memory_gb", 2.0),
-        ("QuantizeModel", "quality", "best"),
+        ({"target_size_gb": 6.0}, "the policy is recommended"),
+        ({"policy": "size_budget"}, "no GPU is known here"),
+        ({"policy": "size_budget", "target_size_gb": 0.01}, "smallest possible file"),
+        ({"policy": "size_budget", "target_size_gb": 900.0}, "small enough"),
+        ({"policy": "size_budget", "target_size_gb": 1.0, "layout": "scaled_fp8"}, "mixes formats"),
+        ({"format": "nvfp4", "layout": "scaled_fp8"}, "older form of fp8"),
+        ({"keep_patterns": "*"}, "keeps every layer"),
+        ({"keep_patterns": "blocks"}, "would change"),
+        ({"max_memory_gb": 0.0001}, "max_memory_gb allows"),
     ],
 )
-def test_an_ability_that_is_not_built_is_refused(client: Client, name: str, key: str, value: Any) -> None:
-    inputs = {key: value} if name == "MemoryReport" else {"model_name": WAN, key: value}
-    prompt = {"node": node(name, **inputs), **_end("node")}
+def test_what_does_not_go_together_is_explained(client: Client, inputs: dict[str, Any], words: str) -> None:
+    error = client.fails({"node": node("QuantizeModel", model_name=WAN, **inputs), **_end("node")})
+    assert words in error["exception_message"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("target_size_gb", -1.0), ("max_memory_gb", 5000.0), ("format", "fp9"), ("quality", "x")],
+)
+def test_what_no_list_or_range_holds_is_refused_before_anything_runs(
+    client: Client, key: str, value: Any
+) -> None:
+    prompt = {"node": node("QuantizeModel", model_name=WAN, **{key: value}), **_end("node")}
     answer = client.post("/prompt", {"prompt": prompt})
-    if answer.status_code == 400:  # ComfyUI knows from the input's list or range that this cannot be
-        assert key in answer.text
-        return
-    entry = client.wait(answer.json()["prompt_id"])
-    message = next(d for kind, d in entry["status"]["messages"] if kind == "execution_error")
-    assert key in message["exception_message"]
-    assert "not built yet" in message["exception_message"]
+    assert answer.status_code == 400
+    assert key in answer.text
 
 
 def test_pressing_stop_leaves_nothing_behind(client: Client, diffusion_models: Path) -> None:

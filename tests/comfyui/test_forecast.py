@@ -43,18 +43,22 @@ def companions(comfy_server: ComfyUIServer) -> Iterator[Path]:
             path.unlink()
 
 
+def is_quantized(name: str) -> bool:
+    return "scaled" in name or "comfy_quant" in name
+
+
 def test_predicted_weights_are_those_that_comfyui_loads(inside: dict[str, Any]) -> None:
-    plain = {n: found for n, found in inside["models"].items() if "scaled" not in n and "int8" not in n}
+    plain = {n: found for n, found in inside["models"].items() if not is_quantized(n)}
     assert len(plain) >= 48
     wrong = {n: found for n, found in plain.items() if found["predicted"] != found.get("real")}
     assert not wrong
 
 
-def test_quantized_weights_are_predicted_within_one_percent(inside: dict[str, Any]) -> None:
-    quantized = {n: found for n, found in inside["models"].items() if "scaled" in n or "int8" in n}
-    assert len(quantized) >= 5
-    for name, found in quantized.items():
-        assert abs(found["predicted"] - found["real"]) <= 0.01 * found["real"], name
+def test_quantized_weights_are_predicted_to_the_byte(inside: dict[str, Any]) -> None:
+    quantized = {n: found for n, found in inside["models"].items() if is_quantized(n)}
+    assert len(quantized) >= 20
+    wrong = {n: found for n, found in quantized.items() if found["predicted"] != found["real"]}
+    assert not wrong
 
 
 def test_working_memory_and_latents_are_comfyuis_own_figures(inside: dict[str, Any]) -> None:

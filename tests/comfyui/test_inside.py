@@ -67,6 +67,12 @@ def test_our_table_agrees_with_comfyui(verdicts: dict[str, Any], architecture: s
         assert found["role"] == role
 
 
+def test_comfyui_reads_the_same_dimensions_from_packed_layers(verdicts: dict[str, Any]) -> None:
+    packed = {name: verdict.get("packed") for name, verdict in verdicts.items()}
+    assert not {name for name, same in packed.items() if same is False}
+    assert sum(same is True for same in packed.values()) > len(packed) / 2
+
+
 @pytest.fixture(scope="module")
 def judged(comfyui: ComfyUI, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     base = tmp_path_factory.mktemp("remote")

@@ -94,8 +94,21 @@ OPTIONS = {
         (name, "device"): ["default", "cpu"]
         for name in ("LoadManagedModel", "LoadManagedTextEncoder", "LoadManagedVAE")
     },
-    ("QuantizeModel", "format"): ["fp8_e4m3fn_scaled", "int8", "bf16", "fp16"],
-    ("QuantizeModel", "policy"): ["recommended", "everything"],
+    ("QuantizeModel", "format"): [
+        "fp8_e4m3fn_scaled",
+        "fp8_e5m2_scaled",
+        "int8",
+        "int8_convrot",
+        "mxfp8",
+        "nvfp4",
+        "w4a8",
+        "w4a4",
+        "bf16",
+        "fp16",
+    ],
+    ("QuantizeModel", "policy"): ["recommended", "everything", "size_budget"],
+    ("QuantizeModel", "quality"): ["fast", "best"],
+    ("QuantizeModel", "layout"): ["comfy_quant", "scaled_fp8"],
 }
 
 

@@ -50,7 +50,7 @@ def test_the_best_variant_that_fits_is_loaded(client: Client, large: str) -> Non
     error = client.fails(use_smaller(large))
     assert error["exception_type"].endswith("Incompatible")
     assert f"it needs {RAM_GB} GB of RAM" in error["exception_message"]
-    assert "Make it with Quantize Model, format int8: about " in error["exception_message"]
+    assert "Make it with Quantize Model, format int8_convrot: about " in error["exception_message"]
 
     quantize(client, large, "int8")
     outputs = client.run(
@@ -92,7 +92,7 @@ def test_a_check_names_the_way_out_and_offers_the_swap(client: Client, large: st
     }
     outputs = client.run(prompt)
     details = json.loads(outputs["details"]["text"][0])
-    assert "Make it with Quantize Model, format int8." in reports(outputs, "check")
+    assert "Make it with Quantize Model, format int8_convrot." in reports(outputs, "check")
     assert "managed_models_swap" not in outputs["check"]
     planned = {v["format"]: v["size_bytes"] for v in details["variants"]["could_make"]}
 

@@ -14,19 +14,20 @@ from managed_models.manager.compatibility import CompatibilityReport
 from managed_models.manager.demo import layouts
 from managed_models.manager.errors import BadInput
 from managed_models.manager.files import FileIdentity
-from managed_models.manager.forecast.advisor import latent_shape, size_of
+from managed_models.manager.forecast.advisor import Forecaster, latent_shape, size_of
 from managed_models.manager.forecast.facts import Confidence, Footprint, Latent, VaeFootprint
 from managed_models.manager.forecast.table import USUAL, usual_size
 from managed_models.manager.formats.safetensors import Header
 from managed_models.manager.host import DeviceUse, SystemSnapshot
 from managed_models.manager.identify.architectures import ARCHITECTURES
 from managed_models.manager.local_host import LocalHost
+from managed_models.manager.quantize import QuantizeRequest
 from managed_models.manager.registry import PeakKey
 from managed_models.manager.report import render_check
 from managed_models.manager.units import GB, MB
 from managed_models.manager.words.forecast import forecast_lines
 from support.files import raw_file, shapes_file
-from support.machines import CPU_ONLY, ROCM, SMALL_WINDOWS
+from support.machines import APPLE, CPU_ONLY, ROCM, SMALL_WINDOWS
 
 WAN = layouts.wan21_t2v(5120, 13824, 40)
 CARD = "AMD Radeon RX 7900 XTX"
@@ -317,3 +318,55 @@ def test_an_unknown_size_asks_for_one() -> None:
         "  Forecast (its usual size is not known: give width and height):",
         "    nvfp4 layers: computed as they are (comfy-kitchen's cuda kernels run)",
     ]
+
+
+# How large a variant may be
+
+
+def room_of(path: Path, system: SystemSnapshot) -> int | None:
+    manager = AdvancedModelManager(host=Machine(system))
+    forecaster = Forecaster(manager.host, manager.registry, lambda: None)
+    return forecaster.file_room(path, manager.library.identity(path))
+
+
+def test_a_variant_has_the_cards_memory_less_what_is_computed_with(wan: Path) -> None:
+    room = room_of(wan, ROCM)
+    card = max(gpu.total_bytes for gpu in ROCM.gpus)
+    assert room is not None
+    working = round(21 * 60 * 104 * 2 * 0.01 * 5120 / 2222 * MB)  # Wan's usual 832 x 480, 81 frames
+    header = wan.stat().st_size - sum(map(_bytes, WAN.values()))
+    assert room == pytest.approx(card - 600 * MB - working + header, abs=2)
+    assert room_of(wan, SMALL_WINDOWS) < room  # type: ignore[operator]
+
+
+def test_a_checkpoints_other_parts_come_on_top(tmp_path: Path) -> None:
+    shapes = layouts.sd15_checkpoint(depth=1)
+    alone = {k: v for k, v in shapes.items() if k.startswith("model.diffusion_model.")}
+    checkpoint = shapes_file(tmp_path / "sd.safetensors", shapes)
+    model = shapes_file(tmp_path / "unet.safetensors", alone)
+    more = room_of(checkpoint, ROCM) - room_of(model, ROCM)  # type: ignore[operator]
+    other = sum(_bytes(shape) for name, shape in shapes.items() if name not in alone)
+    assert other <= more < other + 100_000  # a longer header, too
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+    count = 2
+    for dimension in shape:
+        count *= dimension
+    return count
+
+
+def test_without_video_memory_of_its_own_nothing_is_said(wan: Path) -> None:
+    assert room_of(wan, CPU_ONLY) is None
+    assert room_of(wan, APPLE) is None
+
+
+def test_a_size_budget_of_nothing_is_what_fits_the_card(wan: Path) -> None:
+    manager = AdvancedModelManager(host=Machine(ROCM))
+    request = QuantizeRequest(policy="size_budget")
+    room = room_of(wan, ROCM)
+    assert room is not None
+    name = manager.quantizer.output_path(wan, request).name
+    assert name == f"wan_high_mixed_{room / GB:.3f}".rstrip("0").rstrip(".") + "gb.safetensors"
+    with pytest.raises(BadInput, match="no GPU is known here"):
+        AdvancedModelManager(host=Machine(CPU_ONLY)).quantizer.output_path(wan, request)

@@ -364,15 +364,15 @@ def test_a_variant_that_appears_is_chosen_from_then_on(
         (nvidia(31.5), ["fp8"], None, None),  # all of it fits
         (nvidia(23.6), ["fp8"], "wan_14b_fp8.safetensors", None),
         (nvidia(23.6, cards=4), ["fp8"], "wan_14b_fp8.safetensors", None),
-        (nvidia(23.6), [], None, "int8"),
-        (nvidia(15.6, "8.6"), [], None, "int8"),
-        (nvidia(11.6, "8.6"), ["fp8"], None, None),  # 8 bits are 13.3 GB
-        (SMALL_WINDOWS, ["fp8"], None, None),
-        (ROCM, [], None, "int8"),
+        (nvidia(23.6), [], None, "int8_convrot"),
+        (nvidia(15.6, "8.6"), [], None, "int8_convrot"),
+        (nvidia(11.6, "8.6"), ["fp8"], None, "w4a8"),  # 8 bits are 13.3 GB
+        (SMALL_WINDOWS, ["fp8"], None, "w4a4"),
+        (ROCM, [], None, "int8_convrot"),
         (APPLE, [], None, None),
-        (replace(APPLE, gpus=(replace(APPLE.gpus[0], total_bytes=16 * GB),)), [], None, "int8"),
+        (replace(APPLE, gpus=(replace(APPLE.gpus[0], total_bytes=16 * GB),)), [], None, "int8_convrot"),
         (CPU_ONLY, ["fp8"], "wan_14b_fp8.safetensors", None),
-        (CPU_ONLY, [], None, "int8"),
+        (CPU_ONLY, [], None, "int8_convrot"),
     ],
 )
 def test_the_way_out_of_a_14b_model_on_machines_that_nobody_here_has(
@@ -407,5 +407,5 @@ def test_a_14b_header_is_planned_from_its_header_alone(tmp_path: Path, host: Mac
     host.snapshot = nvidia(16.0)
     found = advice(AdvancedModelManager(host=host), "wan_14b_bf16.safetensors")
     assert found["subject"]["room"]["needed_bytes"] > 26 * GB
-    assert found["way_out"]["make"]["format"] == "int8"
+    assert found["way_out"]["make"]["format"] == "int8_convrot"
     assert 13 * GB < found["way_out"]["make"]["size_bytes"] < 14.5 * GB

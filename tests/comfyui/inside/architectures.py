@@ -8,9 +8,14 @@ from typing import Any
 
 import comfy.supported_models as S
 import torch
+from comfy.model_detection import detect_unet_config
 from managed_models.manager.comfy_host.detect import detect
-from managed_models.manager.formats.safetensors import read_header
+from managed_models.manager.errors import NothingToQuantize
+from managed_models.manager.formats.safetensors import Header, read_header
 from managed_models.manager.identify import identify
+from managed_models.manager.identify.quantization import is_side_tensor
+from managed_models.manager.quantize.formats import FORMATS
+from managed_models.manager.quantize.policy import EVERYTHING, plan_tensors
 from support.files import shapes_file
 
 WAN = {
@@ -425,6 +430,19 @@ def main(folder: str) -> dict[str, Any]:
     return {name: _attempt(lambda: _judge(name, Path(folder))) for name in LAYOUTS}  # noqa: B023
 
 
+def _packed(header: Header) -> bool | None:
+    """Tell whether ComfyUI reads the same dimensions once all that may be is stored in 4 bits."""
+    try:
+        plans = plan_tensors(header, identify(header), FORMATS["w4a4"], EVERYTHING)
+    except NothingToQuantize:
+        return None
+    specs = [spec for plan in plans for spec in plan.outputs() if not is_side_tensor(spec.name)]
+    assert any(spec.dtype == "I8" for spec in specs)
+    packed = {spec.name: torch.empty(spec.shape, device="meta") for spec in specs}
+    plain = {name: torch.empty(info.shape, device="meta") for name, info in header.tensors.items()}
+    return bool(detect_unet_config(packed, "") == detect_unet_config(plain, ""))
+
+
 def _attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     try:
         return work()
@@ -455,4 +473,6 @@ def _judge(name: str, folder: Path) -> dict[str, Any]:
             "role": ours.role.value,
             "with_host": identify(header, lambda h: detect(h, "ComfyUI")).architecture,
         }
+        if not prefix:
+            found["packed"] = _packed(header)
     return found

@@ -21,10 +21,13 @@ from managed_models.manager.identify import identify
 from managed_models.manager.identify.architectures import ARCHITECTURES
 from managed_models.manager.model import ModelType
 from managed_models.manager.quantize import Quantizer, QuantizeRequest
+from managed_models.manager.quantize.formats import COMFY_QUANT, SCALED_FP8
+from managed_models.manager.quantize.formats import FORMATS as TARGETS
 from support.files import shapes_file
 
 DTYPES = ("default", "as_stored", "fp8_e4m3fn", "bf16", "fp16", "fp32")
-FORMATS = ("fp8_e4m3fn_scaled", "int8")
+FORMATS = [(name, COMFY_QUANT) for name, target in TARGETS.items() if target.kind != "cast"]
+FORMATS += [("fp8_e4m3fn_scaled", SCALED_FP8), ("fp8_e5m2_scaled", SCALED_FP8)]
 
 
 def main(base: str) -> dict[str, Any]:
@@ -112,9 +115,9 @@ def _quantized(host: ComfyHost, models: Path) -> list[Path]:
     quantizer = Quantizer(lambda path: identify(read_header(path), host.detect), host)
     made = []
     for source in sorted((models / "diffusion_models").iterdir()):
-        for format in FORMATS:
-            target = source.with_name(f"{source.stem}_{format}.safetensors")
-            quantizer.quantize(source, target, QuantizeRequest(format=format))
+        for format, layout in FORMATS:
+            target = source.with_name(f"{source.stem}_{format}_{layout}.safetensors")
+            quantizer.quantize(source, target, QuantizeRequest(format=format, layout=layout))
             made.append(target)
     return made
 

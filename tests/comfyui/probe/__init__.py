@@ -146,7 +146,20 @@ class ProbeCosts:
                 setattr(provider, name, _timed(getattr(provider, name), name))
 
 
+class NameModel:
+    """Gives a text that every input takes, as a model's name comes over a link."""
+
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"name": ("STRING", {"default": ""})}})
+    RETURN_TYPES = ("*",)
+    FUNCTION = "run"
+    CATEGORY = "test"
+
+    def run(self, name):
+        return (name,)
+
+
 NODE_CLASS_MAPPINGS = {
+    "NameModel": NameModel,
     "ProbeCosts": ProbeCosts,
     "KeepModel": KeepModel,
     "CountModels": CountModels,
