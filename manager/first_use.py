@@ -53,7 +53,7 @@ class FirstUse:
     def find(
         self, find: Callable[[], Found], name: str, folders: Sequence[str] | None = None, version: str = ""
     ) -> Found:
-        """Return what ``find`` finds; what is absent is fetched before, if it has an address and that is allowed.
+        """Return what ``find`` finds; what is absent is fetched first, where that is allowed.
 
         Args:
             find: a look-up by ``name`` in ``folders``.

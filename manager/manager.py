@@ -124,6 +124,7 @@ class AdvancedModelManager:
             self.host,
             lambda: self.host.system().layer_formats,
             lambda path: forecaster.file_room(path, self.library.identity(path)),
+            lambda: self.host.system().device,
             Record(self.registry, defer).made,
         )
         self.again = FetchAgain(self.library, self.registry, self.catalogue, lambda: self.downloads)

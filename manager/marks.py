@@ -49,12 +49,15 @@ class Marks:
             log.warning("Pins could not be read: %s", error)
 
     def follow(self, moves: Iterable[tuple[str, str]]) -> None:
-        """Let the pool's pins follow files that a scan found elsewhere; the registry's have."""
-        pins = set(self._registry.pins())
-        for old, new in moves:
-            if Path(new) in pins:
-                self._pool.pin(Path(old), False)
-                self._pool.pin(Path(new))
+        """Let the pool's pins follow files that a scan found elsewhere.
+
+        The registry's have, unless they were not written yet: then that comes first.
+        """
+        pinned = self._pool.pinned_paths()
+        for old, new in ((Path(old), Path(new)) for old, new in moves):
+            if old in pinned:
+                self.pin(old, False)
+                self.pin(new, True)
 
     def used(self, paths: Iterable[Path]) -> None:
         """Remember that these files were loaded."""

@@ -173,9 +173,9 @@ def test_a_pin_is_remembered(server: str, manager: AdvancedModelManager, models:
     assert post(server, "pin", {"model": path.name, "pinned": True}).status_code == 200
     assert manager.registry.pins() == [path]
     again = AdvancedModelManager(manager.config, Host([models]), manager.registry)
-    assert again.pool._pinned_paths == set()
+    assert again.pool.pinned_paths() == set()
     again.marks.restore()
-    assert again.pool._pinned_paths == {path}
+    assert again.pool.pinned_paths() == {path}
     assert post(server, "pin", {"model": path.name, "pinned": False}).status_code == 200
     assert manager.registry.pins() == []
 

@@ -127,6 +127,8 @@ def quantize_details(**facts: Any) -> dict[str, Any]:
         "layer_errors": {"blocks.0.ffn.0": 0.0088, "blocks.1.ffn.0": 0.0123},
         "worst": ["blocks.1.ffn.0", "blocks.0.ffn.0"],
         "mean_error": 0.0091,
+        "total_error": 0.0089,
+        "made_with": {"managed_models": "0.6.0", "torch": "2.13.0"},
         "budget": None,
         "source_sha256": "ab" * 32,
         "loads_here": True,
@@ -358,12 +360,13 @@ def test_the_words_of_a_quantization() -> None:
         "    odd (100 x 64)\n"
         "  Rule: wan, after somebody\n"
         "    keeps head., norm\n"
-        "  Weights changed by 0.91% on average (SQNR 40.8 dB), at most by 1.23% (blocks.1.ffn.0); "
-        "relative L2\n"
+        "  Weights changed by 0.91% on average, at most by 1.23% (blocks.1.ffn.0); by 0.89% taken together "
+        "(SQNR 41.0 dB); relative L2\n"
         "  The layers that changed most:\n"
         "    blocks.1.ffn.0    1.23%   38.2 dB  int8\n"
         "    blocks.0.ffn.0    0.88%   41.1 dB  int8\n"
         "  Made from: wan_bf16.safetensors (sha256 abababababab...), int8, recommended, fast, comfy_quant\n"
+        "  Made with: Managed Models 0.6.0, PyTorch 2.13.0\n"
         "  Took 61.2 s; everything written was read back and agrees."
     )
 
@@ -754,6 +757,7 @@ def test_every_figure_of_a_quantization_has_a_unit(
         output_bytes=after,
         changed_share=share,
         mean_error=error,
+        total_error=error,
         layer_errors={"layer": error},
         formats=[{"format": f, "layers": 2, "weights": after, "bytes": after} for f in ("int8", "nvfp4")],
         budget={"limit_bytes": after, "exact": True, "formats": ["int8"]},

@@ -105,13 +105,13 @@ export class DownloadsSection {
   show() {
     const rows = this.downloads.shown();
     if (rows.length) this.element.hidden = false;
-    showRows(this.#list, rows, (row) => new DownloadRow(row, (ask) => this.#ask(ask)), this.otherwise());
+    showRows(this.#list, rows, (row) => new DownloadRow(row, (ask) => this.#ask(row, ask)), this.otherwise());
     setHidden(this.element, !rows.length, this.otherwise());
   }
 
-  async #ask(ask) {
+  async #ask(row, ask) {
     await this.act(() => ask(this.downloads.api));
-    await this.downloads.refresh().catch(() => {});
+    await this.downloads.began([row]).catch(() => {});
   }
 }
 

@@ -44,6 +44,7 @@ ${TAG} .mm-notice { margin-top:6px; border:1px solid var(--error-text); border-l
 ${TAG} [role=status]:not(:empty) { border-top:1px solid var(--border-color); padding:8px 12px;
   max-height:30%; overflow:auto; overflow-wrap:anywhere; }
 ${TAG} li.mm-missing { border-left:4px solid #e69f00; }
+${TAG} li .mm-actions button { flex:0 1 auto; max-width:100%; overflow-wrap:anywhere; text-align:start; }
 ${TAG} .mm-mark { font-size:12px; font-weight:600; }
 ${TAG} .mm-line, ${TAG} .mm-headline { overflow-wrap:anywhere; }
 ${TAG} .mm-error { border-left:4px solid var(--error-text); }

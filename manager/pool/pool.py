@@ -366,6 +366,11 @@ class ModelPool:
             ]
         self.release(stale, "its file was replaced")
 
+    def pinned_paths(self) -> frozenset[Path]:
+        """Return the files whose models are kept, loaded or not."""
+        with self._lock:
+            return frozenset(self._pinned_paths)
+
     def pin(self, path: Path, pinned: bool = True) -> None:
         """Keep the models of this file until they are unpinned, also those loaded later."""
         with self._lock:

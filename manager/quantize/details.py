@@ -11,7 +11,7 @@ from typing import Any
 
 from ..formats.safetensors import Header
 from ..formats.writer import planned_file_size
-from ..lineage import recorded_errors, source_sha256
+from ..lineage import made_with, recorded_errors, recorded_total, source_sha256
 from .formats import FORMATS, TargetFormat
 from .planner import Planned, Task
 from .policy import EVERYTHING, Action, TensorPlan, finished, plan_all
@@ -60,6 +60,8 @@ def describe(task: Task, planned: Planned, output: Path | None, written: Header 
         "layer_errors": errors,
         "worst": sorted(errors, key=lambda name: -errors[name])[:_WORST],
         "mean_error": _total(changed, errors),
+        "total_error": recorded_total(written.metadata) if written else None,
+        "made_with": made_with(written.metadata) if written else {},
         "budget": planned.budget or None,
         "source_sha256": source_sha256(written.metadata) if written else None,
         "seconds": None,

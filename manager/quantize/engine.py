@@ -140,7 +140,8 @@ def run(
         source.check_unchanged()
         result = _result(plans, partial, sha256, totals)
         checksums = _checksums(plans, partial)
-        facts = result_metadata(sha256, list(checksums.values()), list(result.layer_errors.values()))
+        errors = list(result.layer_errors.values())
+        facts = result_metadata(sha256, list(checksums.values()), errors, result.relative_error)
         with clock.stage("flush"):
             partial.seal(metadata | facts)
         with clock.stage("verify"):

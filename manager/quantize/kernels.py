@@ -98,7 +98,7 @@ def quantize_tensor(
     """Round ``values / scale`` into ``out``, an fp8 tensor of the same number of elements.
 
     Args:
-        scale: one for the whole tensor; ``largest * scale`` is its largest magnitude.
+        scale: one for the whole tensor; what is beyond ``largest * scale`` is cut off.
         tick: called before each chunk; may raise to stop.
     """
     source, target = _as_rows(values), _as_rows(out)
@@ -106,8 +106,8 @@ def quantize_tensor(
     for place in _tiles(*source.shape):
         tick()
         piece, rounded = source[place], target[place]
-        scaled = scratch("scaled", piece.shape).copy_(piece).mul_(1.0 / scale).clamp_(-largest, largest)
-        rounded.copy_(scaled)
+        scaled = scratch("scaled", piece.shape).copy_(piece).mul_(1.0 / scale)
+        rounded.copy_(torch.clamp(scaled, -largest, largest, out=scratch("rounded", piece.shape)))
         error = error.plus(error_of(decode_float8(rounded).sub_(scaled), scaled))
     return Error(error.noise * scale * scale, error.signal * scale * scale)
 

@@ -186,7 +186,7 @@ def _nvfp4_scaled(
 def _packed(codes: torch.Tensor) -> torch.Tensor:
     """Put two 4-bit codes into a byte, the first into the upper half."""
     pairs = codes.view(torch.int16)  # little endian: the first code is the lower byte
-    return ((pairs << 4) | (pairs >> 9)).to(torch.uint8)
+    return ((pairs << 4) | (pairs >> 8)).to(torch.uint8)
 
 
 def _blocks(rows: torch.Tensor, size: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..pairing.table import TEXT_ENCODERS
 from ..units import GB
 from ..watch import Watch
 from ..workers import available_cores
+from .formats import TargetFormat
 from .keep_rules import KeepRule, keep_rule, text_rule
 from .policy import (
     Action,
@@ -30,7 +31,7 @@ from .policy import (
     plan_tensors,
 )
 from .request import QuantizeRequest, Wanted
-from .size_budget import Alternatives, candidates, choose, find_alternatives, without
+from .size_budget import Alternatives, choose, find_alternatives, without
 from .source import Source
 from .stored import left_marker, read_source_layers
 
@@ -121,12 +122,12 @@ def plan_request(task: Task) -> Planned:
 
 
 def plan_budget(
-    task: Task, known: frozenset[str] | None, metadata: Mapping[str, str], watch: Watch
+    task: Task, formats: Sequence[TargetFormat], metadata: Mapping[str, str], watch: Watch
 ) -> Planned:
     """Return the plan with the least error whose file takes at most ``task.limit`` bytes.
 
     Args:
-        known: the layer formats that the host loads; None when nobody knows.
+        formats: to choose from.
         metadata: of the result, as far as it is known before.
 
     Raises:
@@ -136,7 +137,6 @@ def plan_budget(
     from .measure import measure  # needs PyTorch
 
     assert task.limit is not None
-    formats = candidates(known)
     alternatives = find_alternatives(task.header, task.identity, formats, task.scope)
     if task.header.file_size <= task.limit:
         raise nothing_to_do(task.header, task.identity, "a smaller format, and it is small enough")

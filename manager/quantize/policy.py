@@ -103,7 +103,8 @@ class TensorPlan:
 
     def copied(self, reason: str = "") -> TensorPlan:
         """Return a plan that leaves this tensor as it is."""
-        return replace(self, action=Action.COPY, reason=reason, target=None, source=None)
+        checked = self.checked and self.source is None  # what is quantized is not looked into
+        return replace(self, action=Action.COPY, reason=reason, target=None, source=None, checked=checked)
 
 
 def parse_patterns(text: str) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from .names import checked_name, derived_name
 from .place import check_room, check_target, remove_unfinished
 from .planner import Planned, Task, plan_budget, plan_request, scope_for, with_markers
 from .request import QuantizeRequest, Wanted
+from .size_budget import candidates
 from .source import Source, read_source
 
 _ROLES = (ModelType.DIFFUSION, ModelType.CHECKPOINT, ModelType.TEXT_ENCODER)
@@ -41,6 +42,7 @@ class Quantizer:
         watch: shows progress and may stop a run.
         layer_formats: the quantized layers that this host loads; None when nobody knows.
         gpu_budget: how large a variant of this file the largest GPU has room for; None without a GPU.
+        device: that models are computed on, in the host's words.
         made: called with the source, the result and its details, once the result is there.
     """
 
@@ -50,12 +52,14 @@ class Quantizer:
         watch: Watch | None = None,
         layer_formats: Callable[[], frozenset[str] | None] = lambda: None,
         gpu_budget: Callable[[Path], int | None] = lambda path: None,
+        device: Callable[[], str] = lambda: "",
         made: Callable[[Path, Path, Mapping[str, Any]], None] = lambda source, output, details: None,
     ) -> None:
         self._identity = identity
         self._watch = watch or Nobody()
         self._layer_formats = layer_formats
         self._gpu_budget = gpu_budget
+        self._device = device
         self._made = made
 
     def output_path(self, source: Path, request: QuantizeRequest, output_name: str = "") -> Path:
@@ -146,7 +150,8 @@ class Quantizer:
         if task.limit is None:
             return plan_request(task)
         _engine()
-        return plan_budget(task, self._layer_formats(), metadata, self._watch)
+        formats = candidates(self._layer_formats(), self._device())
+        return plan_budget(task, formats, metadata, self._watch)
 
     def _make(self, task: Task, output: Path) -> tuple[Planned, int]:
         """Write ``output``; return the plan that was carried out in the end, and what was done before.

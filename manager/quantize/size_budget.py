@@ -19,6 +19,8 @@ from .policy import Action, Scope, TensorPlan, finished, plan_all, side_of
 
 # Not w4a4: it rounds what a layer is given to four bits as well, which weights do not show.
 CANDIDATES = ("int8_convrot", "int8", "fp8_e4m3fn_scaled", "mxfp8", "nvfp4", "w4a8")
+# Devices for which PyTorch has no 8-bit floats at all.
+WITHOUT_FP8 = ("mps",)
 FITTED = "kept within the budget"
 # Offsets in a header take at most so many digits; the file is never larger than planned.
 _OFFSET_DIGITS = 13
@@ -26,10 +28,21 @@ _CAST_TO = "bf16"
 _WIDE = ("F64", "F32")
 
 
-def candidates(known: frozenset[str] | None) -> list[TargetFormat]:
-    """Return the formats to choose from: those whose layers the host loads, all where nobody knows."""
+def candidates(known: frozenset[str] | None, device: str = "") -> list[TargetFormat]:
+    """Return the formats to choose from.
+
+    Args:
+        known: the layer formats that the host loads; None where nobody knows.
+        device: that it computes on, in the host's words.
+    """
     formats = [FORMATS[name] for name in CANDIDATES if name in FORMATS]
-    return [f for f in formats if known is None or f.comfy_format in known]
+    loaded = [f for f in formats if known is None or f.comfy_format in known]
+    return [f for f in loaded if device not in WITHOUT_FP8 or not holds_fp8(f)]
+
+
+def holds_fp8(target: TargetFormat) -> bool:
+    """Tell whether weights or scales are 8-bit floats."""
+    return any(spec.dtype.startswith("F8") for spec in target.outputs("", (4096, 4096)))
 
 
 @dataclass(frozen=True)

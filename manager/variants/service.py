@@ -28,6 +28,7 @@ from ..model import FOLDER_TYPES, ModelType, QuantizationType
 from ..placement import WeightSizes, weight_sizes
 from ..quantize.formats import FORMATS, TargetFormat
 from ..quantize.policy import Action, TensorPlan, plan_tensors
+from ..quantize.size_budget import WITHOUT_FP8, holds_fp8
 from ..registry import Registry
 from ..room import room_for
 from ..words.variants import way_out_words
@@ -39,8 +40,6 @@ _SAFETENSORS = (".safetensors", ".sft")
 # Bytes that a weight takes in a file: four bits at least, 32 at most. What lies outside cannot be a variant.
 _LEAST, _MOST = 0.4, 4.3
 _PARAMETERS_TOLERANCE = 0.01
-# The device's memory cannot be told from the system's, or fp8 is not computed there at all.
-_NO_FP8 = ("mps",)
 Releasable = Callable[[Collection[Path]], int]
 
 
@@ -349,11 +348,6 @@ def _without(variants: Iterable[Variant], one: Variant) -> tuple[Variant, ...]:
     return tuple(variant for variant in variants if variant != one)
 
 
-def _holds_fp8(target: TargetFormat) -> bool:
-    """Tell whether weights or scales are 8-bit floats."""
-    return any(spec.dtype.startswith("F8") for spec in target.outputs("", (4096, 4096)))
-
-
 def _kind_of(target: TargetFormat) -> QuantizationType:
     if target.kind == "cast":
         return _CASTS[target.name]
@@ -369,7 +363,7 @@ def _makeable(
     found = []
     for target in FORMATS.values():
         kind = _kind_of(target)
-        if kind in here or (view.system.device in _NO_FP8 and _holds_fp8(target)):
+        if kind in here or (view.system.device in WITHOUT_FP8 and holds_fp8(target)):
             continue
         try:
             plans = plan_tensors(header, identity, target)

@@ -15,10 +15,10 @@ _ORIGINS = {
     "templates": "named by ComfyUI's templates",
 }
 _WHY = {
-    "same_hash": "the very same file (same SHA-256)",
-    "other_subfolder": "a file of this name, in another sub-folder",
-    "other_folder": "a file of this name, in another folder",
-    "other_precision": "named like it, in another precision",
+    "same_hash": "the very same file (same SHA-256) is here",
+    "other_subfolder": "a file of this name is here, in another sub-folder",
+    "other_folder": "a file of this name is here, in another folder",
+    "other_precision": "a file named like it, in another precision, is here",
 }
 
 
@@ -152,7 +152,7 @@ def _state_lines(row: Mapping[str, Any], short: bool) -> list[str]:
 
 
 def _alternative_line(alternative: Mapping[str, Any]) -> str:
-    where = f"{_WHY[alternative['why']]} is here: {alternative['folder']}/{alternative['name']}"
+    where = f"{_WHY[alternative['why']]}: {alternative['folder']}/{alternative['name']}"
     if alternative["why"] == "same_hash":
         return f"{where}. Choose it, or move it."
     return ", ".join([where, *_verdict_lines(alternative["verdict"])])

@@ -108,11 +108,9 @@ def _error_lines(details: Mapping[str, Any]) -> list[str]:
     if not errors:
         return []
     worst, error = max(errors.items(), key=lambda item: item[1])
-    mean = details["mean_error"]
-    return [
-        f"Weights changed by {mean:.2%} on average{_decibels(mean)}, at most by {error:.2%} ({worst}); "
-        "relative L2"
-    ]
+    mean, total = details["mean_error"], details["total_error"]
+    whole = "" if total is None else f"; by {total:.2%} taken together{_decibels(total)}"
+    return [f"Weights changed by {mean:.2%} on average, at most by {error:.2%} ({worst}){whole}; relative L2"]
 
 
 def _worst_lines(details: Mapping[str, Any]) -> list[str]:
@@ -148,7 +146,12 @@ def _lineage(details: Mapping[str, Any]) -> list[str]:
     if not digest:
         return []
     recipe = f"{details['format']}, {details['policy']}, {details['quality']}, {details['layout']}"
-    return [f"Made from: {details['source']} (sha256 {digest[:_HASH_SHOWN]}...), {recipe}"]
+    lines = [f"Made from: {details['source']} (sha256 {digest[:_HASH_SHOWN]}...), {recipe}"]
+    if details["made_with"]:
+        names = {"managed_models": "Managed Models", "torch": "PyTorch"}
+        parts = [f"{names.get(name, name)} {number}" for name, number in details["made_with"].items()]
+        lines.append(f"Made with: {', '.join(parts)}")
+    return lines
 
 
 def lineage_lines(details: Mapping[str, Any]) -> list[str]:

@@ -113,8 +113,7 @@ def test_four_bits_leave_what_tells_comfyui_the_dimensions(client: Client, name:
         prompt |= sampler([loader, 0], f"{made}_{loader}")
     client.run(prompt)
     difference = relative_l2(client.latent(f"{made}_stock"), client.latent(f"{made}_original"))
-    print(f"sd15 {name} everything: {100 * difference:.3f} %")
-    assert 0 < difference < LIMITS[name]
+    assert 0 < difference < 0.05  # the limits are for the recommended policy
 
 
 def _roll_rows(scales: torch.Tensor) -> torch.Tensor:

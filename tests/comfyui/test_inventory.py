@@ -116,6 +116,10 @@ def test_pins_stay_over_a_restart_and_follow_a_moved_file(server: ComfyUIServer)
         client.run(
             {"load": node("LoadManagedModel", model_name="moved.safetensors"), "report": LOAD["report"]}
         )
-        models = client.get("/managed-models/status").json()["memory"]["loaded"]
-        assert [(model["title"], model["pinned"]) for model in models] == [("moved", True)]
+
+        def loaded() -> list[tuple[str, bool]]:
+            models = client.get("/managed-models/status").json()["memory"]["loaded"]
+            return [(model["title"], model["pinned"]) for model in models]
+
+        until(lambda: loaded() == [("moved", True)])  # pins are read in the background
     assert "Traceback" not in server.log.read_text(errors="replace")

@@ -415,7 +415,7 @@ def test_what_is_here_is_chosen_in_place_of_what_is_not(
     panel = panel_of(page)
     panel.get_by_role("button", name="What does it need?").click()
     row = panel.locator("#mm-needs li", has_text=WAN)
-    row.get_by_text("in another sub-folder is here: diffusion_models/mine/").wait_for(timeout=10_000)
+    row.get_by_text("in another sub-folder: diffusion_models/mine/").wait_for(timeout=10_000)
     row.get_by_role("button", name=f"Use mine/{WAN} instead of {WAN}").click()
     panel.get_by_text("Everything is here: 1 model.").wait_for(timeout=10_000)
     assert page.evaluate("() => app.rootGraph.nodes[0].widgets[0].value") == f"mine/{WAN}"

@@ -228,7 +228,7 @@ def test_the_words_of_every_state(manager: AdvancedModelManager, wan: Path) -> N
     text = render_needs(manager.needs.report(document))
     for words in (
         "3 of 3 models missing; no address is known.",
-        "named like it, in another precision is here: diffusion_models/wan_fp16.safetensors, Wan 2.1",
+        "a file named like it, in another precision, is here: diffusion_models/wan_fp16.safetensors, Wan",
         "nobody knows which folder its node looks in",
         "refused: its name leads out of the model folder",
         "Not needed now: its nodes are muted or bypassed:\n  off.safetensors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from managed_models.manager.quantize.encoding import make_encoder
 from managed_models.manager.quantize.formats import FORMATS
-from managed_models.manager.quantize.kernels import DTYPES
+from managed_models.manager.quantize.kernels import DTYPES, quantize_tensor
+from managed_models.manager.quantize.kernels_search import TENSOR_PARTS
 from support.encoding import decode, distributions, encode
 
 SCALED = [name for name, target in FORMATS.items() if target.kind != "cast"]
@@ -48,9 +50,9 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize("kind", WEIGHTS)
 @pytest.mark.parametrize("name", SCALED)
 def test_what_is_written_stands_for_the_weights(name: str, kind: str) -> None:
-    for dtype in SOURCES:
+    for dtype, quality in itertools.product(SOURCES, ("fast", "best")):
         weights = WEIGHTS[kind].to(dtype)
-        written = encode(name, weights)
+        written = encode(name, weights, quality)
         error = relative(decode(name, written), weights)
         assert math.sqrt(written.error.noise / written.error.signal) == pytest.approx(error, rel=1e-3)
         assert written.error.signal == pytest.approx(float(weights.double().square().sum()), rel=1e-3)
@@ -104,6 +106,19 @@ def test_best_is_never_worse_whatever_the_weights(
     fast, best = encode(name, weights), encode(name, weights, "best")
     worst = relative(decode(name, fast), weights)
     assert relative(decode(name, best), weights) <= worst * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("name", ["fp8_e4m3fn_scaled", "fp8_e5m2_scaled"])
+def test_no_scale_that_is_tried_errs_less_than_the_chosen_one(name: str, kind: str) -> None:
+    weights = WEIGHTS[kind].bfloat16()
+    target = FORMATS[name]
+    least = encode(name, weights, "best").error.noise
+    usual = float(weights.float().abs().max()) / target.largest
+    out = torch.empty(weights.shape, dtype=DTYPES[target.dtype])
+    for part in (1.0, *TENSOR_PARTS):
+        error = quantize_tensor(weights, out, usual * part, target.largest, lambda: None)
+        assert least <= error.noise * (1 + 1e-5), part
 
 
 @pytest.mark.parametrize("name", ["nvfp4", "w4a4"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from managed_models.manager import __version__
 from managed_models.manager.demo import layouts
 from managed_models.manager.demo.tiny import write_random_model
 from managed_models.manager.errors import (
@@ -275,7 +277,8 @@ def test_the_details_are_json_and_true(wan: Path) -> None:
     changed = [name for name in linear if written[name].dtype == torch.float8_e4m3fn]
     share = sum(math.prod(WAN[n]) for n in changed) / sum(math.prod(WAN[n]) for n in linear)
     layers, kept = details.pop("layers"), details.pop("kept")
-    assert details | {"seconds": 0, "layer_errors": {}, "mean_error": 0, "worst": []} == {
+    measured = {"seconds": 0, "layer_errors": {}, "mean_error": 0, "total_error": 0, "worst": []}
+    assert details | measured == {
         "source": "wan_bf16.safetensors",
         "output": "wan_fp8_e4m3fn_scaled.safetensors",
         "path": str(output),
@@ -319,6 +322,8 @@ def test_the_details_are_json_and_true(wan: Path) -> None:
         "layer_errors": {},
         "worst": [],
         "mean_error": 0,
+        "total_error": 0,
+        "made_with": {"managed_models": __version__, "torch": importlib.metadata.version("torch")},
         "source_sha256": hashlib.sha256(wan.read_bytes()).hexdigest(),
         "loads_here": True,
         "seconds": 0,
@@ -332,6 +337,12 @@ def test_the_details_are_json_and_true(wan: Path) -> None:
         error = float(change.norm() / exact.norm())
         assert details["layer_errors"][layer] == pytest.approx(error, rel=1e-2)
         noise, signal = noise + error**2 * exact.numel(), signal + exact.numel()
+    changes = [
+        (written[n].double() * written[f"{n}_scale"].double() - original[n].double()).square().sum()
+        for n in changed
+    ]
+    total = math.sqrt(sum(changes) / sum(original[n].double().square().sum() for n in changed))
+    assert details["total_error"] == pytest.approx(total, rel=1e-2)
     assert set(details["layer_errors"]) == {n.removesuffix(".weight") for n in changed}
     by_error = sorted(details["layer_errors"].values(), reverse=True)
     assert [details["layer_errors"][name] for name in details["worst"]] == by_error[:10]

@@ -133,6 +133,7 @@ def test_only_formats_that_the_host_loads_are_candidates() -> None:
         "nvfp4",
     ]
     assert candidates(frozenset()) == []
+    assert [f.name for f in candidates(None, "mps")] == ["int8_convrot", "int8"]  # no 8-bit floats there
 
 
 # Measuring

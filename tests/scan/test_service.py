@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -404,7 +404,22 @@ def test_pins_in_memory_follow_a_moved_file(root: Path) -> None:
     shutil.move(path, new)
     manager.scan()
     assert manager.registry.pins() == [new]
-    assert manager.pool._pinned_paths == {new}
+    assert manager.pool.pinned_paths() == {new}
+    manager.close()
+
+
+def test_a_pin_that_is_not_written_yet_follows_too(root: Path) -> None:
+    path = lora(root / "loras" / "a.safetensors")
+    later: list[Callable[[], None]] = []
+    manager = AdvancedModelManager(ModelManagerConfig(model_roots=[root]), defer=later.append)
+    manager.scan()
+    manager.pin_model(str(path))
+    new = path.with_name("b.safetensors")
+    shutil.move(path, new)
+    manager.scan()
+    for write in later:
+        write()
+    assert manager.registry.pins() == [new]
     manager.close()
 
 
