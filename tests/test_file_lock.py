@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
 from managed_models.manager import file_lock
 from managed_models.manager.file_lock import FileLock
 
@@ -57,6 +58,26 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     assert lock.acquire()
     lock.release()
     assert not path.exists()
+
+
+def test_a_file_that_was_removed_meanwhile_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first holder lets go after the second has opened the file, and before it locks it."""
+    first, second = FileLock(tmp_path / "l"), FileLock(tmp_path / "l")
+    assert first.acquire()
+    lock = file_lock._try_lock
+
+    def late(descriptor: int) -> bool:
+        first.release()
+        return lock(descriptor)
+
+    monkeypatch.setattr(file_lock, "_try_lock", late)
+    assert second.acquire()
+    assert (tmp_path / "l").exists()
+    monkeypatch.setattr(file_lock, "_try_lock", lock)
+    assert not FileLock(tmp_path / "l").acquire()
+    second.release()
 
 
 def test_many_threads_never_hold_it_together(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ arXiv:2512.03673, its "regular" Hadamard matrix: the fourth Kronecker power of a
 lengths: the error of turned weights is that of the weights.
 
 The layouts are comfy-kitchen's. Its eager backend multiplies by the matrix in the source's element type;
-here additions in float32 do it, which round less, give the same bytes on every machine, and take
-a third of the time. Of the same float32 weights, both make the same codes up to one step where a value
-lies at the border of two (a test bounds how often).
+here additions in float32 do it, which round less and give the same bytes on every machine. Of the same
+float32 weights, both make the same codes up to one step where a value lies at the border of two (a test
+bounds how often).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .kernels import (
     marker_side,
     paired_sums,
     row_chunks,
+    scratch,
 )
 
 _INT8_LARGEST, _INT4_LARGEST = 127.0, 7.0
@@ -82,20 +83,24 @@ def _sum_squares(columns: torch.Tensor) -> float:
 
 
 def turn(rows: torch.Tensor) -> Turned:
-    """Turn ``[n, columns]`` weights in groups of 256 columns; to turn again is to turn back."""
-    columns = rows.reshape(-1, ROTATION).t().contiguous().float()
-    other = torch.empty_like(columns)
+    """Turn ``[n, columns]`` weights in groups of 256 columns; to turn again is to turn back.
+
+    What comes back is this thread's working buffer until the next call.
+    """
+    groups = rows.reshape(-1, ROTATION).t()
+    columns = scratch("columns", groups.shape).copy_(groups.contiguous())
+    other = scratch("other columns", groups.shape)
     for stride in (1, 4, 16, 64):
-        _turn_fours(
-            columns.view(-1, 4, stride * columns.shape[1]), other.view(-1, 4, stride * columns.shape[1])
-        )
+        fours = (-1, 4, stride * columns.shape[1])
+        _turn_fours(columns.view(fours), other.view(fours))
         columns, other = other, columns
     return Turned(columns.mul_(1 / ROTATION**0.5), rows.shape[1] // ROTATION)
 
 
 def _turn_fours(values: torch.Tensor, out: torch.Tensor) -> None:
     """Multiply by the 4 x 4 matrix of ones with -1 on the other diagonal: the sum less twice the opposite."""
-    total = (values[:, 0] + values[:, 1]).add_(values[:, 2]).add_(values[:, 3])
+    total = scratch("sums of four", values[:, 0].shape)
+    torch.add(values[:, 0], values[:, 1], out=total).add_(values[:, 2]).add_(values[:, 3])
     for i in range(4):
         torch.sub(total, values[:, 3 - i], alpha=2, out=out[:, i])
 
@@ -184,8 +189,9 @@ def quantize_turned(
 
 def _rounded(turned: Turned, scales: torch.Tensor, largest: float) -> tuple[torch.Tensor, torch.Tensor]:
     spread = turned.of_groups(scales)
-    codes = (turned.values / spread).round_().clamp_(-largest, largest)
-    return codes, (codes * spread).sub_(turned.values)
+    shape = turned.values.shape
+    codes = torch.div(turned.values, spread, out=scratch("codes", shape)).round_().clamp_(-largest, largest)
+    return codes, torch.mul(codes, spread, out=scratch("change", shape)).sub_(turned.values)
 
 
 def _packed(codes: torch.Tensor) -> torch.Tensor:

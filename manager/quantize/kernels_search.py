@@ -98,7 +98,7 @@ class BestTensorScale:
             tried = float(torch.tensor(max(usual * part, SMALLEST_SCALE)))
             error = self._weighed(values, counts, tried)
             if error < least:
-                best, least = tried, least
+                best, least = tried, error
         return best
 
     def _weighed(self, values: torch.Tensor, counts: torch.Tensor, scale: float) -> float:

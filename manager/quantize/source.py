@@ -131,7 +131,7 @@ class Reader:
     def _place(self, position: int) -> tuple[int, int]:
         number = bisect_right(self._firsts, position) - 1
         part = self._parts[number]
-        return number, part.data_start + position
+        return number, part.data_start + position - part.first
 
     def _open(self, number: int) -> BinaryIO:
         if number not in self._files:

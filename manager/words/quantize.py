@@ -54,8 +54,8 @@ def _what(details: Mapping[str, Any]) -> list[str]:
     if len(details["formats"]) > 1:
         weights = sum(entry["weights"] for entry in details["formats"]) or 1
         lines += [
-            f"{_INDENT}{entry['format']}: {_layers(entry['layers'])}, {entry['weights'] / weights:.0%} of what "
-            f"was converted, {format_bytes(entry['bytes'])}"
+            f"{_INDENT}{entry['format']}: {_layers(entry['layers'])}, {entry['weights'] / weights:.0%} of "
+            f"what was converted, {format_bytes(entry['bytes'])}"
             for entry in details["formats"]
         ]
     budget = details["budget"]

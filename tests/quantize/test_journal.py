@@ -116,6 +116,25 @@ def test_after_a_restart_only_what_was_flushed_counts(
     assert (set(found.states), found.sha256) == ({0}, None)
 
 
+def test_what_was_not_believed_after_a_restart_is_not_believed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines of the same length: those that follow must not become part of the journal again."""
+    boots = iter(["first", "second", "second"])
+    monkeypatch.setattr(journal_module, "_boot", lambda: next(boots))
+    journal = write(tmp_path / "j", [(0, TensorState(1, (1,), (1,)))])  # first
+    journal.note_synced(journal.mark())
+    for number in (1, 2, 3):
+        journal.note(number, TensorState(1, (1,), (1,)))
+    journal.close()
+    journal = Journal(tmp_path / "j", "run")
+    assert journal.resume() is not None  # second
+    journal.note(4, TensorState(1, (1,), (1,)))
+    journal.close()
+    assert b"[2," not in (tmp_path / "j").read_bytes()
+    assert b"[3," not in (tmp_path / "j").read_bytes()
+
+
 def test_after_a_restart_without_a_flush_nothing_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

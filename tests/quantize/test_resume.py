@@ -112,8 +112,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(wan: Path, tmp_path: Path, forma
     assert result.computed_bytes <= (1 - share) * total
     assert result.computed_bytes + result.resumed_bytes == total
     assert result.layer_errors == first.layer_errors
-    largest = max(info.nbytes for info in read_source(wan).header.tensors.values())
-    assert result.reread_bytes < largest  # of the one tensor that was interrupted
+    assert result.reread_bytes <= result.workers * 512 * 128 * 2  # of the layers that were interrupted
     assert sorted(os.listdir(tmp_path)) == ["out.safetensors", "wan.safetensors", "whole.safetensors"]
 
 
@@ -127,7 +126,8 @@ def test_after_a_kill_at_ninety_percent_at_most_ten_are_computed_again(
     total = sum(info.nbytes for info in read_source(source).header.tensors.values())
     kill_at(0.9, source, output, format, workers=workers)
     result = run(source, output, format, workers=1)
-    assert 0 < result.computed_bytes <= 0.1 * total
+    assert result.computed_bytes <= 0.1 * total
+    assert result.computed_bytes > 0 or workers > 1  # others may be done before this one is frozen
     assert verify_file(output)["ok"]
 
 

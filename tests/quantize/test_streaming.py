@@ -187,7 +187,9 @@ def test_every_byte_goes_to_its_place(tmp_path: Path, direct: bool, offset: int,
     start = (offset - address_of(data)) % PAGE + shift
     piece = data[start : start + size]
     with Output(path, direct) as output:
+        can = output._direct is not None
         output.write(offset, piece)
+        assert (output._direct is not None) == can  # what it asked for, the file system took
     found = path.read_bytes()
     assert found[offset : offset + size] == bytes(piece)
     assert found[:offset] + found[offset + size :] == b"\xee" * (offset + PAGE)
