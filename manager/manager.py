@@ -51,7 +51,14 @@ from .versions.service import Versioning, no_such_version
 log = logging.getLogger("managed_models.manager")
 _SWEEP_SECONDS = 3600.0
 CHANGEABLE = frozenset(
-    "auto_download keep_alive max_parallel_downloads max_ram_gb share_stock_loaders vram_reserve_gb".split()
+    {
+        "auto_download",
+        "keep_alive",
+        "max_parallel_downloads",
+        "max_ram_gb",
+        "share_stock_loaders",
+        "vram_reserve_gb",
+    }
 )
 
 

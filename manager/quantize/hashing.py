@@ -13,6 +13,8 @@ from .partial import PartialFile
 from .source import Reader, Source, source_sha256
 
 _POLL_SECONDS = 0.1
+# What is worth a call to drop it from the cache.
+_DROP_BYTES = 64 << 20
 
 
 class _Stopped(Exception):
@@ -97,6 +99,8 @@ class SourceHash:
 
         try:
             self._partial.note_hash(source_sha256(self._source, tick))
+            if self._release:
+                self._release.hashed(self._source.header.file_size)
         except _Stopped:
             pass
         except BaseException as error:
@@ -136,7 +140,7 @@ class _Release:
     def _drop(self) -> None:
         """Drop what is new below both positions, in steps that are worth a call."""
         limit = min(self._hashed, self._starts[0] if self._starts else self._taken)
-        if limit - self._dropped < 64 << 20:
+        if limit - self._dropped < _DROP_BYTES:
             return
         self._reader.forget(self._dropped, limit - self._dropped)
         self._dropped = limit

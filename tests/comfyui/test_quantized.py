@@ -136,14 +136,14 @@ def test_a_second_rounding_loads_and_samples(client: Client, diffusion_models: P
     wan = KINDS["wan"]
     prompt: dict[str, Any] = {
         "original": node("LoadManagedModel", model_name=wan),
-        "once": node("QuantizeModel", model_name=wan, output_name="once", overwrite=True),
+        "once": node("QuantizeModel", model_name=wan, output_name="rounded_once", overwrite=True),
         "twice": node(
             "QuantizeModel",
             model_name=["once", 0],
             format="nvfp4",
             keep_patterns="blocks.0.",
             allow_requantize=True,
-            output_name="twice",
+            output_name="rounded_twice",
             overwrite=True,
         ),
         "stock": node("UNETLoader", unet_name=["twice", 0], weight_dtype="default"),
@@ -152,7 +152,8 @@ def test_a_second_rounding_loads_and_samples(client: Client, diffusion_models: P
     for loader in ("original", "stock"):
         prompt |= sampler([loader, 0], f"twice_{loader}")
     outputs = client.run(prompt)
-    assert len(set(read_layer_formats(read_header(diffusion_models / "twice.safetensors")).values())) == 2
+    layers = read_layer_formats(read_header(diffusion_models / "rounded_twice.safetensors"))
+    assert len(set(layers.values())) == 2
     assert 0 < relative_l2(client.latent("twice_stock"), client.latent("twice_original")) < 0.03
     assert "are rounded a second time" in reports(outputs, "twice")
 

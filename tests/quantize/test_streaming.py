@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,12 +30,12 @@ from managed_models.manager.formats.writer import SafetensorsWriter, TensorSpec,
 from managed_models.manager.identify import identify
 from managed_models.manager.identify.reading import read_identity
 from managed_models.manager.integrity import verify_file
-from managed_models.manager.quantize import Quantizer, QuantizeRequest, buffers, engine
+from managed_models.manager.quantize import Quantizer, QuantizeRequest, buffers, engine, hashing
 from managed_models.manager.quantize.direct import PAGE, Output, address_of
 from managed_models.manager.quantize.formats import FORMATS
 from managed_models.manager.quantize.place import check_room, remove_unfinished
 from managed_models.manager.quantize.policy import plan_tensors
-from managed_models.manager.quantize.source import read_source
+from managed_models.manager.quantize.source import Reader, read_source
 from managed_models.manager.watch import JobProgress, Nobody
 from safetensors.torch import load_file, save_file
 from support.permissions import nobody
@@ -100,6 +101,35 @@ def test_bytes_depend_neither_on_workers_nor_on_memory(tmp_path: Path, format: s
         assert result.workers == (3 if workers == 3 else 1)
         found.add(hashlib.sha256((tmp_path / "out.safetensors").read_bytes()).hexdigest())
     assert len(found) == 1
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("parts", [0, 3])
+def test_a_source_that_is_large_for_the_machine_leaves_its_cache(
+    wan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    run(wan, tmp_path / "one.safetensors")
+    dropped: list[tuple[int, int]] = []
+    forget = Reader.forget
+
+    def note(self: Reader, position: int, length: int) -> None:
+        dropped.append((position, position + length))
+        forget(self, position, length)
+
+    monkeypatch.setattr(Reader, "forget", note)
+    monkeypatch.setattr(hashing, "_DROP_BYTES", 1)
+    available = SimpleNamespace(available=1 << 20)
+    monkeypatch.setattr(engine.psutil, "virtual_memory", lambda: available)
+    source = write_parts(tmp_path, load_file(wan), parts) if parts else wan
+    run(source, tmp_path / "two.safetensors", workers=2)
+    starts, ends = zip(*dropped, strict=True)
+    total = sum(info.nbytes for info in read_header(wan).tensors.values())
+    assert (starts[0], *ends[:-1]) == (0, *starts[1:])  # each byte once, and in order
+    assert total // 2 < ends[-1] <= total
+    one, two = load_file(tmp_path / "one.safetensors"), load_file(tmp_path / "two.safetensors")
+    assert {name: raw(tensor) for name, tensor in one.items()} == {
+        name: raw(tensor) for name, tensor in two.items()
+    }
 
 
 def write_one_large_layer(path: Path, rows: int, columns: int) -> None:

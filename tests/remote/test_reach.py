@@ -97,7 +97,9 @@ def test_no_mirror_where_the_variable_names_hugging_face_itself() -> None:
     assert Reach.from_environment({"HF_ENDPOINT": "https://huggingface.co"}).mirror is None
 
 
-@pytest.mark.parametrize("text", ["huggingface.co", "ftp://x", "http://", "http://u:p@x", "http://x:99999", "https://x/hf"])
+@pytest.mark.parametrize(
+    "text", ["huggingface.co", "ftp://x", "http://", "http://u:p@x", "http://x:99999", "https://x/hf"]
+)
 def test_a_mirror_that_is_no_origin_is_told(text: str) -> None:
     with pytest.raises(BadInput, match="HF_ENDPOINT"):
         Reach.from_environment({"HF_ENDPOINT": text})
