@@ -16,8 +16,6 @@ import pytest
 from managed_models.manager.demo import layouts
 from managed_models.manager.demo.tiny import write_random_model
 from managed_models.manager.formats.writer import unfinished_paths
-from managed_models.manager.identify.reading import read_identity
-from managed_models.manager.quantize import Quantizer, QuantizeRequest
 from support.comfy_client import Client, node, reports
 from support.comfyui import ComfyUI, ComfyUIServer
 
@@ -102,18 +100,16 @@ def test_a_killed_server_leaves_a_run_that_the_next_one_goes_on_with(
             time.sleep(0.002)
         os.kill(server.pid, signal.SIGKILL)
     assert data.exists()
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    expected = kept / source.name
-    os.link(source, expected)
-    request = QuantizeRequest(format="int8", policy="everything")
-    Quantizer(read_identity).quantize(expected, kept / "out.safetensors", request)
+    undisturbed = quantizing(source.name, output_name="undisturbed", format="int8", policy="everything")
     server = _server(comfyui, tmp_path)
     with server:
-        outputs = Client(server.url, server.base).run(prompt)
+        client = Client(server.url, server.base)
+        outputs = client.run(prompt)
+        client.run(undisturbed)
     assert "done by an earlier run" in reports(outputs, "quantize")
-    assert output.read_bytes() == (kept / "out.safetensors").read_bytes()
-    assert sorted(path.name for path in models.iterdir()) == ["large_bf16.safetensors", "out.safetensors"]
+    expected = output.with_name("undisturbed.safetensors")
+    assert output.read_bytes() == expected.read_bytes()
+    assert sorted(models.iterdir()) == sorted([source, output, expected])
 
 
 def _server(comfyui: ComfyUI, base: Path) -> ComfyUIServer:
