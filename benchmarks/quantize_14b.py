@@ -113,8 +113,7 @@ def in_comfyui(models: Path, name: str) -> list[bool]:
         start = time.perf_counter()
         wanted = {"all": True, "vram_only": False}
         answer = ask(run.server.url, "/managed-models/unload", wanted, expected=("report", str))
-        time.sleep(3)
-        left, rss_left = anonymous(run.server.pid), run.rss()
+        left, rss_left = when_settled(run.server.pid), run.rss()
         said(
             f"unloaded ({answer['report'].splitlines()[0]}): {(loaded - left) / GB:.2f} GB of "
             f"anonymous memory and {(rss - rss_left) / GB:.2f} GB of RSS came back; "
@@ -136,6 +135,20 @@ def anonymous(process: int) -> int:
         if name in ("RssAnon", "RssShmem"):
             total += int(rest.split()[0]) * 1024
     return total
+
+
+def when_settled(process: int) -> int:
+    """Return the anonymous and shared memory once it has stayed the same for three seconds.
+
+    ComfyUI copies quantized weights while it takes them off a CPU, and lets go of all of them at the end.
+    """
+    held, since = anonymous(process), time.monotonic()
+    while time.monotonic() - since < 3:
+        time.sleep(0.1)
+        now = anonymous(process)
+        if abs(now - held) > 50 << 20:
+            held, since = now, time.monotonic()
+    return held
 
 
 @contextmanager

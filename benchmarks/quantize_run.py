@@ -12,6 +12,7 @@ anonymous + shared memory since PyTorch was imported, sampled every 2 ms (Linux 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -84,7 +85,10 @@ def plain_script(format: str, source: Path, target: Path) -> dict[str, Any]:
         out[f"{layer}.weight_scale"] = scale
         out[f"{layer}.comfy_quant"] = torch.tensor(list(marker.encode()), dtype=torch.uint8)
     save_file(out, target, {"format": "pt"})
-    return {"total": time.perf_counter() - start}
+    total = time.perf_counter() - start
+    with open(target, "r+b") as file:
+        os.fsync(file.fileno())
+    return {"total": total, "flushed": time.perf_counter() - start}
 
 
 class CopyEncoder:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import AmbiguousModel, ModelNotFound
+from .errors import AmbiguousModel, HostBusy, ModelNotFound
 from .host import Host, ResidentModel
 from .library import Library
 from .pool import ModelPool, PooledModel
 
-# ComfyUI's own thread lets go of models, and may be collecting garbage when it is asked to.
+# ComfyUI's own thread lets go of models, and may be collecting garbage when it is asked to. On a CPU it
+# copies quantized weights on the way, which takes a second for 2 GB.
 _PATIENCE_SECONDS = 5.0
+_AT_WORK_SECONDS = 25.0
 _LOOK_SECONDS = 0.1
 
 
@@ -94,10 +96,22 @@ def find_loaded(name: str, models: Sequence[LoadedModel], library: Library) -> l
 
 def wait_until_gone(host: Host, pool: ModelPool) -> list[LoadedModel]:
     """Return what is left when all has gone, a prompt is in the way, or it has taken too long."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while (left := loaded_models(host, pool)) and not host.running() and time.monotonic() < deadline:
+    started = time.monotonic()
+    while (left := loaded_models(host, pool)) and not host.running():
+        waited = time.monotonic() - started
+        if waited > _AT_WORK_SECONDS or (waited > _PATIENCE_SECONDS and not is_clearing(host)):
+            break
         time.sleep(_LOOK_SECONDS)
     return left
+
+
+def is_clearing(host: Host) -> bool:
+    """Tell whether the host runs a prompt, or still clears up after one or on request."""
+    try:
+        with host.quiet():
+            return False
+    except HostBusy:
+        return True
 
 
 def _join(parts: Sequence[ResidentModel], owner: PooledModel | None) -> LoadedModel:

@@ -268,7 +268,7 @@ def render_unload(details: Mapping[str, Any]) -> str:
     back = " and ".join(f"{format_bytes(size)} of {where}" for where, size in given.items() if size)
     said = [f"{back} given back."] if back else []
     if details["scheduled"]:
-        said.append("What is left goes as soon as the running prompt is done.")
+        said.append("What is left goes as soon as ComfyUI is done with what it is doing.")
     elif details["vram_only"]:
         said = said or ["Nothing was in VRAM."]
     if details["still_in_ram_bytes"] and not details["scheduled"]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from managed_models.manager import AdvancedModelManager, ModelInfo, ModelManagerConfig, ModelType
-from managed_models.manager.errors import AmbiguousModel, BadInput, ModelNotFound
+from managed_models.manager.errors import AmbiguousModel, BadInput, HostBusy, ModelNotFound
 from managed_models.manager.host import LoadedParts, LoadRequest, ResidentModel, RunningPrompt
 from managed_models.manager.loaded import LoadedModel, find_loaded, loaded_models, wait_until_gone
 from managed_models.manager.local_host import LocalHost
@@ -24,6 +25,7 @@ class Host(LocalHost):
 
     kinds = ("static", "static")
     prompt: RunningPrompt | None = None
+    clearing = False
 
     def resident(self) -> Sequence[ResidentModel]:
         return [
@@ -40,6 +42,12 @@ class Host(LocalHost):
 
     def running(self) -> RunningPrompt | None:
         return self.prompt
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        if self.clearing:
+            raise HostBusy("ComfyUI is still clearing up after a prompt.")
+        yield
 
 
 @pytest.fixture
@@ -164,3 +172,17 @@ def test_waiting_does_not_last_for_ever(
     monkeypatch.setattr("managed_models.manager.loaded._PATIENCE_SECONDS", 0.2)
     load(manager, "flux.safetensors")
     assert [model.title for model in wait_until_gone(manager.host, manager.pool)] == ["flux"]
+
+
+def test_waiting_lasts_longer_while_models_are_being_let_go_of(
+    manager: AdvancedModelManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("managed_models.manager.loaded._PATIENCE_SECONDS", 0.0)
+    kept = [load(manager, "flux.safetensors")]
+    manager.pool.release_all()
+    assert isinstance(manager.host, Host)
+    manager.host.clearing = True
+    timer = threading.Timer(0.5, kept.clear)
+    timer.start()
+    assert wait_until_gone(manager.host, manager.pool) == []
+    timer.join()

@@ -828,7 +828,7 @@ def unload_words(**facts: Any) -> str:
         ),
         (
             {"title": None, "models": 2, "still_in_ram_bytes": 2 * GB, "scheduled": True},
-            "2 models: What is left goes as soon as the running prompt is done.",
+            "2 models: What is left goes as soon as ComfyUI is done with what it is doing.",
         ),
     ],
 )

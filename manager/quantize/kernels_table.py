@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import torch
 
-from .kernels import CHUNK, Error, Tick, decode_float8, sum_squares
+from .kernels import Error, Tick, decode_float8, row_chunks, sum_squares
 
 # A table is worth its making from so many weights on.
 LEAST = 1 << 20
@@ -49,14 +49,13 @@ class CodeTable:
     def encode(self, rows: torch.Tensor, out: torch.Tensor, tick: Tick) -> Error:
         """Put the codes of ``[n, columns]`` rows into ``out``, and return what that changed."""
         noise = signal = 0.0
-        step = max(1, CHUNK // max(1, rows.shape[1]))
-        for start in range(0, len(rows), step):
+        for chunk in row_chunks(*rows.shape):
             tick()
-            piece = rows[start : start + step]
+            piece = rows[chunk]
             found, weights = _buffers(piece.numel())
             patterns = piece.reshape(-1).view(torch.int16).numpy().view(np.uint16)
             np.take(self._entries, patterns, out=found.numpy(), mode="wrap")  # no index is out of range
-            codes = out[start : start + step].reshape(-1).view(torch.uint8)
+            codes = out[chunk].reshape(-1).view(torch.uint8)
             codes.copy_(found.view(torch.int32))  # the low byte of each
             noise += sum_squares(found.view(piece.shape))
             signal += sum_squares(weights.view(piece.shape).copy_(piece))

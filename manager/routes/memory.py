@@ -10,7 +10,7 @@ from aiohttp import web
 
 from .. import __version__
 from ..errors import BadInput, ModelNotFound
-from ..loaded import LoadedModel, find_loaded, loaded_models, wait_until_gone
+from ..loaded import LoadedModel, find_loaded, is_clearing, loaded_models, wait_until_gone
 from ..manager import AdvancedModelManager
 from ..memory import UnloadResult
 from ..report import memory_notices, render_memory, render_pin, render_unload
@@ -116,7 +116,7 @@ class MemoryRoutes:
             "title": None,
             "models": len(before),
             **figures,
-            "scheduled": bool(left and manager.host.running()),
+            "scheduled": bool(left) and is_clearing(manager.host),
         }
 
     def _pin(self, body: dict[str, Any]) -> dict[str, Any]:
