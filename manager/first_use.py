@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 from .errors import ModelMissing, ModelNotFound
 from .host import Host
 from .library import Library
-from .needs import Needs
 from .remote.address import shown
-from .words.needs import missing_words
 
 if TYPE_CHECKING:
     from .download import DownloadRequest, Downloads
+    from .needs.service import Needs
 
 log = logging.getLogger("managed_models.first_use")
 Found = TypeVar("Found")
@@ -119,5 +118,7 @@ class FirstUse:
 
 
 def _missing(name: str, request: DownloadRequest) -> ModelMissing:
+    from .words.needs import missing_words
+
     facts = {"name": name, "file": request.target.name, "folder": request.folder, "url": shown(request.url)}
     return ModelMissing(*missing_words(facts), **facts)

@@ -7,24 +7,19 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .again import FetchAgain
-from .catalogue import Catalogue
 from .checking import Advisor, Checking, CheckOptions
 from .cleanup import CleanupTask
 from .compatibility import CompatibilityReport, ModelCompatibilityChecker
 from .config import ModelManagerConfig, parse_duration
-from .download import Downloads
-from .download.arrival import Arrivals, download_registered
-from .duplicates import Duplicates
 from .errors import BadInput, HostBusy, ManagedModelsError, ModelNotFound
 from .files import find_stale_temporaries
-from .first_use import FirstUse
 from .forecast.advisor import Forecaster
 from .forecast.footprints import Footprints
 from .host import DEFAULT, Host, LoadedParts, ModelFile
 from .integrity import Integrity
+from .lazily import made_once, was_made
 from .library import Library, is_storable
 from .loading import WARN, Loader
 from .local_host import LocalHost
@@ -32,21 +27,27 @@ from .marks import Marks
 from .memory import UnloadResult, memory_report, unload
 from .model import FOLDER_TYPES, ModelInfo
 from .monitor import Monitor, loaded_as
-from .needs import Needs
 from .pairs import Pairing
 from .pool import Keeper, ModelPool
-from .quantize import Quantizer, QuantizeRequest, Record
 from .registry import Registry
 from .remote.address import is_address
 from .remote.check import AddressChecker
-from .scan import Scanner
-from .scan.service import ScanResult
 from .sharing import NOT_HERE, Sharing
 from .units import GB
 from .variants import Variants
-from .verifier import Verifier
 from .versions import ModelVersionManager, is_version
 from .versions.service import Versioning, no_such_version
+
+if TYPE_CHECKING:
+    from .again import FetchAgain
+    from .catalogue import Catalogue
+    from .download import Downloads
+    from .duplicates import Duplicates
+    from .first_use import FirstUse
+    from .needs.service import Needs
+    from .quantize import Quantizer
+    from .scan.service import Scanner, ScanResult
+    from .verifier import Verifier
 
 log = logging.getLogger("managed_models.manager")
 _SWEEP_SECONDS = 3600.0
@@ -90,22 +91,13 @@ class AdvancedModelManager:
         self.versioning = Versioning(self.registry, self.library, self.checker)
         footprints, reserve = Footprints(self.host), lambda: _bytes(self.config.vram_reserve_gb)
         self.variants = Variants(self.host, self.library, self.registry, reserve, footprints)
-        forecaster = Forecaster(self.host, self.registry, reserve, footprints)
+        self._defer = defer
+        self._forecaster = forecaster = Forecaster(self.host, self.registry, reserve, footprints)
         self.pairing = Pairing(self.library)
         self.integrity = Integrity(self.registry, self.library.info_of)
         advisors: list[Advisor] = [forecaster, self.pairing, self.variants, self.versioning, self.integrity]
         self.checking = Checking(self.checker, advisors)
         self.addresses = AddressChecker(self.host, self.checker, self.checking)
-        self.catalogue = Catalogue()
-        self.needs = Needs(
-            self.host,
-            self.library,
-            self.registry,
-            self.catalogue,
-            self.check_file,
-            self.addresses.check,
-            lambda: self.config.allowed_hosts,
-        )
         self.pool = ModelPool(
             self.host,
             keep_alive=parse_duration(self.config.keep_alive),
@@ -113,9 +105,6 @@ class AdvancedModelManager:
             vram_reserve=_bytes(self.config.vram_reserve_gb),
         )
         self.marks = Marks(self.pool, self.registry, defer)
-        self.scanner = Scanner(self.host, self.registry, self.marks.follow)
-        self.verifier = Verifier(self.host, self.integrity)
-        self.duplicates = Duplicates(self.registry)
         self.loader = Loader(
             self.host,
             self.library,
@@ -125,24 +114,6 @@ class AdvancedModelManager:
             self.versioning.about,
             self.integrity.problem,
             self.marks.used,
-        )
-        self.quantizer = Quantizer(
-            self.library.identity,
-            self.host,
-            lambda: self.host.system().layer_formats,
-            lambda path: forecaster.file_room(path, self.library.identity(path)),
-            lambda: self.host.system().device,
-            Record(self.registry, defer).made,
-        )
-        self.again = FetchAgain(self.library, self.registry, self.catalogue, lambda: self.downloads)
-        self.downloads = Downloads(
-            self.host,
-            lambda: self.config.max_parallel_downloads,
-            lambda: self.config.allowed_hosts,
-            self.again.recording(Arrivals(self.library, self.registry, defer).record),
-        )
-        self.first_use = FirstUse(
-            self.host, self.library, self.needs, self.downloads, lambda: self.config.auto_download
         )
         self.keeper = Keeper(self.pool)
         self.monitor = Monitor(
@@ -158,6 +129,94 @@ class AdvancedModelManager:
         # ComfyUI's adapter puts its own in place.
         self.apply_sharing: Callable[[str], Sharing] = lambda setting: NOT_HERE
         self.sharing = NOT_HERE
+
+    # Services that ComfyUI's start need not wait for: made when they are asked for first.
+
+    @made_once
+    def catalogue(self) -> Catalogue:
+        """Where models can be had."""
+        from .catalogue.service import Catalogue
+
+        return Catalogue()
+
+    @made_once
+    def needs(self) -> Needs:
+        """What workflows need."""
+        from .needs.service import Needs
+
+        return Needs(
+            self.host,
+            self.library,
+            self.registry,
+            self.catalogue,
+            self.check_file,
+            self.addresses.check,
+            lambda: self.config.allowed_hosts,
+        )
+
+    @made_once
+    def scanner(self) -> Scanner:
+        """Holds the registry against the disk."""
+        from .scan.service import Scanner
+
+        return Scanner(self.host, self.registry, self.marks.follow)
+
+    @made_once
+    def verifier(self) -> Verifier:
+        """Verifies files in the background."""
+        from .verifier import Verifier
+
+        return Verifier(self.host, self.integrity)
+
+    @made_once
+    def duplicates(self) -> Duplicates:
+        """Finds equal files."""
+        from .duplicates import Duplicates
+
+        return Duplicates(self.registry)
+
+    @made_once
+    def quantizer(self) -> Quantizer:
+        """Makes smaller variants."""
+        from .quantize import Quantizer, Record
+
+        return Quantizer(
+            self.library.identity,
+            self.host,
+            lambda: self.host.system().layer_formats,
+            lambda path: self._forecaster.file_room(path, self.library.identity(path)),
+            lambda: self.host.system().device,
+            Record(self.registry, self._defer).made,
+        )
+
+    @made_once
+    def again(self) -> FetchAgain:
+        """Fetches damaged files once more."""
+        from .again import FetchAgain
+
+        return FetchAgain(self.library, self.registry, self.catalogue, lambda: self.downloads)
+
+    @made_once
+    def downloads(self) -> Downloads:
+        """Gets files."""
+        from .download import Downloads
+        from .download.arrival import Arrivals
+
+        return Downloads(
+            self.host,
+            lambda: self.config.max_parallel_downloads,
+            lambda: self.config.allowed_hosts,
+            self.again.recording(Arrivals(self.library, self.registry, self._defer).record),
+        )
+
+    @made_once
+    def first_use(self) -> FirstUse:
+        """Finds models, and brings those that are absent where that is allowed."""
+        from .first_use import FirstUse
+
+        return FirstUse(
+            self.host, self.library, self.needs, self.downloads, lambda: self.config.auto_download
+        )
 
     def change_settings(self, **changes: Any) -> None:
         """Change settings of memory while running: fields of the config by name.
@@ -181,8 +240,9 @@ class AdvancedModelManager:
     def close(self) -> None:
         """Stop the cleanup task and give the registry's file back."""
         self.stop_cleanup_task()
-        self.downloads.close()
-        self.verifier.close()
+        for name in ("downloads", "verifier"):
+            if was_made(self, name):
+                getattr(self, name).close()
         self.keeper.stop()
         self.monitor.stop()
         self.registry.close()
@@ -484,6 +544,8 @@ class AdvancedModelManager:
         Raises:
             ManagedModelsError: see :meth:`Quantizer.quantize`.
         """
+        from .quantize import QuantizeRequest
+
         source = self.library.find_path(name)
         request = QuantizeRequest(**options)
         return self.quantizer.quantize(
@@ -499,6 +561,8 @@ class AdvancedModelManager:
         Raises:
             ManagedModelsError: see :func:`download_registered`.
         """
+        from .download.arrival import download_registered
+
         return download_registered(self.host, self.registry, self.downloads, name, progress)
 
     # Housekeeping

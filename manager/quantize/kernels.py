@@ -196,8 +196,13 @@ def row_magnitudes(values: torch.Tensor) -> torch.Tensor:
     if integer is None or not values.numel():
         low, high = torch.aminmax(values, dim=1, keepdim=True)
         return torch.maximum(-low.float(), high.float())
-    bits = values.view(integer).bitwise_and(torch.iinfo(integer).max).amax(1, keepdim=True)
-    return bits.view(values.dtype).float()
+    largest = torch.empty(values.shape[0], 1, dtype=integer)
+    for rows in row_chunks(*values.shape):
+        piece = values[rows].view(integer)
+        bits = scratch("bits", piece.shape, integer)
+        torch.bitwise_and(piece, torch.iinfo(integer).max, out=bits)
+        torch.amax(bits, 1, keepdim=True, out=largest[rows])
+    return largest.view(values.dtype).float()
 
 
 def quantize_rows(

@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from ..download import DownloadRequest, DownloadState, target_path
-from ..download.content import SAFE_SUFFIXES
 from ..errors import BadInput
 from ..manager import AdvancedModelManager
 from ..route_guard import guard_read, guard_write
-from ..words.download import render_downloads
 from .answers import PREFIX, answer
 
 if TYPE_CHECKING:
-    from ..download import Downloads
+    from ..download import Downloads, DownloadState
 
 
 class DownloadRoutes:
@@ -58,10 +55,13 @@ class DownloadRoutes:
         return await answer(lambda: self._change(body, lambda downloads, id: downloads.cancel(id)))
 
     def _states(self) -> dict[str, Any]:
+        from ..words.download import render_downloads
+
         states = [state.to_dict() for state in self._get_manager().downloads.states()]
         return {"downloads": states, "report": render_downloads(states)}
 
     def _start(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        from ..download import DownloadRequest, target_path
         from ..download.naming import name_at
 
         url, folder = _text(body, "url"), _text(body, "folder")
@@ -84,6 +84,8 @@ def refuse_code(name: str) -> None:
     Raises:
         BadInput: the name is of one.
     """
+    from ..download.content import SAFE_SUFFIXES
+
     if PurePath(name).suffix.lower() not in SAFE_SUFFIXES:
         raise BadInput(
             f"{name[:120]} is of a kind that can run code when it is opened.",

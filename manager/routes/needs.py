@@ -10,7 +10,6 @@ from aiohttp import web
 from ..errors import BadInput, ManagedModelsError
 from ..manager import AdvancedModelManager
 from ..route_guard import guard_write
-from ..words.needs import fetch_offer, need_lines, needs_headline, render_again, render_fetch, render_needs
 from .answers import PREFIX, answer
 
 # Workflows with sub-graphs are larger than anything else that is sent.
@@ -48,6 +47,8 @@ class NeedsRoutes:
         return await answer(lambda: self._fetch(body))
 
     def _needs(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        from ..words.needs import fetch_offer, need_lines, needs_headline, render_needs
+
         ask = body.get("ask", False)
         if not isinstance(ask, bool):
             raise BadInput(f"ask is {ask!r}.", "Send true or false.")
@@ -61,6 +62,8 @@ class NeedsRoutes:
         }
 
     def _fetch(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        from ..words.needs import render_fetch
+
         manager = self._get_manager()
         started = []
         requests, failed = manager.needs.requests(_document(body), _wanted(body))
@@ -74,6 +77,8 @@ class NeedsRoutes:
         return {"downloads": started, "failed": failed, "report": render_fetch(started, failed)}
 
     def _fetch_again(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        from ..words.needs import render_again
+
         folder, name = body.get("folder"), body.get("name")
         if not isinstance(folder, str) or not isinstance(name, str):
             raise BadInput("No file was named.", 'Send {"folder": ..., "name": ...} from the list of models.')
