@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -69,13 +70,14 @@ class PartialFile:
         self._take_lock()
         try:
             self._open()
+            self._syncer = threading.Thread(target=self._keep_syncing, name="managed-models-sync")
+            self._syncer.start()  # waits for the thread, where Ctrl-C may come
         except BaseException as error:
+            self._stop_syncing()
             self._remove()
             if isinstance(error, OSError):
                 raise folder_error(self.path, error) from error
             raise
-        self._syncer = threading.Thread(target=self._keep_syncing, name="managed-models-sync")
-        self._syncer.start()
         return self
 
     def __exit__(
@@ -214,7 +216,8 @@ class PartialFile:
         if self._syncer is not None:
             self._closing = True
             self._wake.set()
-            self._syncer.join()
+            with suppress(RuntimeError):  # it has not begun yet, and ends by itself when it does
+                self._syncer.join()
             self._syncer = None
 
     def _remove(self) -> None:
