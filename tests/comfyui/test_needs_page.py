@@ -194,7 +194,7 @@ def test_a_download_is_paused_resumed_and_cancelled(
             while block := source.read(1 << 16):
                 handler.wfile.write(block)
                 if open_end["slow"]:
-                    time.sleep(0.05)
+                    time.sleep(0.25)
 
     mirror.answer(path, slowly)
     show_workflow(page, loader(item))
