@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -33,6 +32,7 @@ from managed_models.manager.report import render_check, render_identity, render_
 from managed_models.manager.routes import add_routes
 from managed_models.manager.units import format_bytes
 from support.files import shapes_file
+from support.routes import serving
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -863,27 +863,6 @@ def test_report_says_what_this_machine_holds() -> None:
 
 
 # A running ComfyUI
-
-
-@contextmanager
-def serving(table: web.RouteTableDef) -> Iterator[str]:
-    """Run a real server with these routes; give its address."""
-    loop = asyncio.new_event_loop()
-    application = web.Application()
-    application.add_routes(table)
-    runner = web.AppRunner(application, access_log=None)
-    loop.run_until_complete(runner.setup())
-    loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.run_until_complete(runner.cleanup())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
 
 
 def answering(response: Any) -> web.RouteTableDef:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 import time
@@ -24,6 +23,7 @@ from managed_models.manager.local_host import LocalHost
 from managed_models.manager.report import render_check, render_memory, render_pin, render_unload
 from managed_models.manager.routes import add_routes, opaque_id
 from support.files import shapes_file
+from support.routes import serving_routes
 
 HEADERS = {"X-Managed-Models": "1"}
 NAME = "wan_bf16.safetensors"
@@ -67,24 +67,8 @@ class Host(LocalHost):
 @contextmanager
 def serving(manager: AdvancedModelManager) -> Iterator[str]:
     """Run a real server with our routes; give its address."""
-    loop = asyncio.new_event_loop()
-    table = web.RouteTableDef()
-    add_routes(table, lambda: manager)
-    app = web.Application()
-    app.add_routes(table)
-    runner = web.AppRunner(app, access_log=None)
-    loop.run_until_complete(runner.setup())
-    loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0).start())
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/managed-models"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.run_until_complete(runner.cleanup())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
+    with serving_routes(manager) as url:
+        yield f"{url}/managed-models"
 
 
 @pytest.fixture

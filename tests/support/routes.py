@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from aiohttp import web
 from managed_models.manager import AdvancedModelManager
@@ -13,11 +13,9 @@ from managed_models.manager.routes import add_routes
 
 
 @contextmanager
-def serving_routes(manager: AdvancedModelManager) -> Iterator[str]:
-    """Serve until the block ends; give the server's address."""
+def serving(table: web.RouteTableDef) -> Iterator[str]:
+    """Serve these routes until the block ends; give the server's address."""
     loop = asyncio.new_event_loop()
-    table = web.RouteTableDef()
-    add_routes(table, lambda: manager)
     app = web.Application()
     app.add_routes(table)
     runner = web.AppRunner(app, access_log=None)
@@ -33,3 +31,10 @@ def serving_routes(manager: AdvancedModelManager) -> Iterator[str]:
         loop.run_until_complete(runner.cleanup())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+
+
+def serving_routes(manager: AdvancedModelManager) -> AbstractContextManager[str]:
+    """Serve the routes of a manager; see :func:`serving`."""
+    table = web.RouteTableDef()
+    add_routes(table, lambda: manager)
+    return serving(table)
