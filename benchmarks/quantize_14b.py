@@ -112,8 +112,9 @@ def in_comfyui(models: Path, name: str) -> list[bool]:
         loaded, rss = anonymous(run.server.pid), run.rss()
         start = time.perf_counter()
         wanted = {"all": True, "vram_only": False}
-        answer = ask(run.server.url, "/managed-models/unload", wanted, expected=("report", str))
-        left, rss_left = when_settled(run.server.pid), run.rss()
+        with peak_memory(run) as unloading:
+            answer = ask(run.server.url, "/managed-models/unload", wanted, expected=("report", str))
+            left, rss_left = when_settled(run.server.pid), run.rss()
         said(
             f"unloaded ({answer['report'].splitlines()[0]}): {(loaded - left) / GB:.2f} GB of "
             f"anonymous memory and {(rss - rss_left) / GB:.2f} GB of RSS came back; "
@@ -123,6 +124,7 @@ def in_comfyui(models: Path, name: str) -> list[bool]:
         print(f"peak: {peak() / GB:.2f} GB anonymous + shared; the file has {size / GB:.2f} GB")
         return [
             claim("times that the large file was read", reads, 1, "times"),
+            claim("growth during the unload / size of the file", (unloading() - loaded) / size, 0.1, "x"),
             claim("left after the unload / size of the file", max(0, left - before) / size, 0.1, "x"),
         ]
 
@@ -138,10 +140,7 @@ def anonymous(process: int) -> int:
 
 
 def when_settled(process: int) -> int:
-    """Return the anonymous and shared memory once it has stayed the same for three seconds.
-
-    ComfyUI copies quantized weights while it takes them off a CPU, and lets go of all of them at the end.
-    """
+    """Return the anonymous and shared memory once it has stayed the same for three seconds."""
     held, since = anonymous(process), time.monotonic()
     while time.monotonic() - since < 3:
         time.sleep(0.1)

@@ -377,7 +377,14 @@ class Host(Protocol):
         """Look at every accelerator now; nothing for the CPU."""
 
     def unload_all(self) -> None:
-        """Let go of every model and every cached result, once the running prompt is done."""
+        """Take every model that is left out of the device's memory; after :meth:`forget_results`.
+
+        Raises:
+            HostBusy: a prompt is running, or results are not forgotten yet.
+        """
+    def forget_results(self) -> None:
+        """Let go of every cached result, once the running prompt is done; models that nobody has go too."""
+
 
     def memory(self) -> ProcessMemory:
         """Return the memory of this process."""

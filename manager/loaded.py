@@ -15,7 +15,7 @@ from .library import Library
 from .pool import ModelPool, PooledModel
 
 # ComfyUI's own thread lets go of models, and may be collecting garbage when it is asked to. On a CPU it
-# copies quantized weights on the way, which takes a second for 2 GB.
+# copies the quantized weights of models that somebody keeps, which takes a second for 2 GB.
 _PATIENCE_SECONDS = 5.0
 _AT_WORK_SECONDS = 25.0
 _LOOK_SECONDS = 0.1

@@ -257,8 +257,11 @@ class LocalHost:
             for i, gpu in enumerate(gpus)
         ]
 
-    def unload_all(self) -> None:
+    def forget_results(self) -> None:
         """Nothing is held here: what was loaded lives as long as somebody uses it."""
+
+    def unload_all(self) -> None:
+        """Nothing is on a device here."""
 
     def memory(self) -> ProcessMemory:
         return process_memory()

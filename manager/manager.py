@@ -510,10 +510,9 @@ class AdvancedModelManager:
     def unload_all(self) -> None:
         """Let go of every model and every cached result, once the running prompt is done."""
         try:
-            self.pool.release_all()
+            self.pool.empty()
         except HostBusy:
             self.keeper.empty()
-        self.host.unload_all()
 
     def pin_model(self, name: str, pinned: bool = True) -> None:
         """Keep a model in memory, once it is loaded, until it is unpinned or all memory is asked back.
@@ -576,6 +575,7 @@ class AdvancedModelManager:
         self._cleanup.stop()
 
     def _clean(self) -> None:
+        self.host.forget_results()
         """One round: let go of models that rest, remove temporary files that a killed run left behind."""
         self.pool.sweep()
         now = time.monotonic()

@@ -23,20 +23,24 @@ class UnloadResult:
 def unload(host: Host, pool: ModelPool, ids: Sequence[str], vram_only: bool) -> UnloadResult:
     """Take the models with these ids out of video memory, and out of RAM unless ``vram_only``.
 
+    The pool lets go first: what nobody has then need not be copied from video memory to RAM.
+
     Raises:
         HostBusy: a prompt is running.
     """
-    before = _ram_of(host, ids)  # what leaves video memory may rest in RAM in between
-    freed = sum(host.unload(ids).values())
+    on_device, in_ram = _held(host, ids)
     if not vram_only:
         wanted = set(ids)
         pool.release([m.key for m in pool.models() if wanted.intersection(m.ids)], "somebody unloaded it")
-    left = _ram_of(host, ids)
-    return UnloadResult(freed, max(0, before - left), left)
+    host.unload(ids)
+    on_device_left, left = _held(host, ids)
+    return UnloadResult(max(0, on_device - on_device_left), max(0, in_ram - left), left)
 
 
-def _ram_of(host: Host, ids: Sequence[str]) -> int:
-    return sum(model.ram_bytes for model in host.resident() if model.id in ids)
+def _held(host: Host, ids: Sequence[str]) -> tuple[int, int]:
+    """Return what these models hold on their devices and in RAM, in bytes."""
+    models = [model for model in host.resident() if model.id in ids]
+    return sum(model.loaded_bytes for model in models), sum(model.ram_bytes for model in models)
 
 
 def memory_report(

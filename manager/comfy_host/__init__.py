@@ -167,13 +167,16 @@ class ComfyHost:
         return system.device_use()
 
     def unload_all(self) -> None:
-        queue.free_everything()
+        queue.unload_what_is_left()
 
     def memory(self) -> ProcessMemory:
         return process_memory()
 
     def throw_if_cancelled(self) -> None:
         queue.throw_if_cancelled()
+
+    def forget_results(self) -> None:
+        queue.forget_results()
 
     def progress(self, done: int, total: int) -> None:
         if done >= total or self._bar_pace.due():

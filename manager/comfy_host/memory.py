@@ -67,6 +67,8 @@ class ResidentModels:
                     if patcher is None or self._id(patcher.model) != wanted:
                         continue
                     freed[wanted] = freed.get(wanted, 0) + _device_bytes(patcher)
+                    if _rests_in_ram(patcher):
+                        continue
                     loaded.model_unload()
                     mm.current_loaded_models.remove(loaded)
                 mm.soft_empty_cache()
@@ -153,3 +155,11 @@ def _device_bytes(patcher: Any) -> int:
     if mm.is_device_cpu(patcher.load_device):
         return 0
     return int(patcher.loaded_size())
+
+
+def _rests_in_ram(patcher: Any) -> bool:
+    """Tell whether unloading gives nothing back: it is on a CPU, and no patched copy replaces weights.
+
+    ComfyUI would copy quantized weights out of their mapped file, and keep the copies.
+    """
+    return mm.is_device_cpu(patcher.load_device) and not getattr(patcher, "backup", None)

@@ -113,8 +113,34 @@ def running_item() -> Any:
     return next(iter(list(server.prompt_queue.currently_running.values())), None)
 
 
-def free_everything() -> None:
-    """Ask the prompt worker to unload all models and forget cached results when it is free."""
+def forget_results() -> None:
+    """Ask the prompt worker to forget all cached results when it is free, and to unload nothing by itself.
+
+    ComfyUI takes ``free_memory`` alone for both, and unloads first: it copies weights that nobody needs
+    any more, out of a mapped file or from a device.
+    """
     queue = PromptServer.instance.prompt_queue
-    queue.set_flag("unload_models", True)
-    queue.set_flag("free_memory", True)
+    with queue.mutex:  # the worker has to see both at once
+        queue.set_flag("unload_models", bool(queue.get_flags(reset=False).get("unload_models", False)))
+        queue.set_flag("free_memory", True)
+
+
+def unload_what_is_left() -> None:
+    """Unload the models that somebody keeps although all results were forgotten.
+
+    On the worker's thread at once, from any other one as soon as the worker wakes up.
+
+    Raises:
+        HostBusy: a prompt is running, or the results were not forgotten yet.
+    """
+    queue = PromptServer.instance.prompt_queue
+    with quiet_moment():
+        if queue.get_flags(reset=False).get("free_memory"):
+            queue.set_flag("free_memory", True)  # a worker that was clearing up did not hear of it
+            raise HostBusy("ComfyUI has not forgotten its results yet.", "Try again in a moment.")
+        if not comfy.model_management.current_loaded_models:
+            return
+        if threading.get_ident() == _worker and not inside_node():
+            comfy.model_management.unload_all_models()
+        else:
+            queue.set_flag("unload_models", True)

@@ -24,7 +24,8 @@ class Keeper:
     def __init__(self, pool: ModelPool) -> None:
         self._pool = pool
         self._stop = threading.Event()
-        self._empty = threading.Event()
+        self._asked = 0  # how often to empty the pool,
+        self._emptied = 0  # and up to which time that was done
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -46,14 +47,13 @@ class Keeper:
 
     def empty(self) -> None:
         """Let go of every model as soon as nothing runs: somebody asked for all memory back."""
-        self._empty.set()
+        with self._lock:
+            self._asked += 1
         self._pool.wake()
 
     def prompt_started(self) -> None:
         """Do what was asked for before the prompt began, on the thread that carries it out."""
-        if self._empty.is_set():
-            self._empty.clear()
-            self._pool.release_all()
+        self._empty_pool()
 
     def _run(self) -> None:
         wait = 0.0
@@ -67,15 +67,24 @@ class Keeper:
 
     def _round(self) -> float:
         """Make one round and return the seconds to the next."""
-        if self._empty.is_set():
-            try:
-                self._pool.release_all()
-            except HostBusy:
-                return _RETRY_SECONDS
-            self._empty.clear()
+        if not self._empty_pool():
+            return _RETRY_SECONDS
         if not self._pool:
             return _NOTHING_SECONDS
         if not self._pool.sweep():
             return _LOOK_SECONDS
         expiry = self._pool.seconds_to_next_expiry()
         return _LOOK_SECONDS if expiry is None else max(0.05, min(_LOOK_SECONDS, expiry))
+
+    def _empty_pool(self) -> bool:
+        """Empty the pool if somebody asked for it; False when it has to be done later."""
+        asked = self._asked
+        if asked == self._emptied:
+            return True
+        try:
+            self._pool.empty()
+        except HostBusy:
+            return False
+        with self._lock:
+            self._emptied = max(self._emptied, asked)
+        return True

@@ -356,6 +356,17 @@ class ModelPool:
         """Let go of every model, pinned ones too: somebody asked for all memory back."""
         return self.release([model.key for model in self.models()])
 
+    def empty(self) -> None:
+        """Let go of every model, and have the host unload those that others keep.
+
+        In this order nothing is unloaded that nobody has any more, which may copy all its weights.
+
+        Raises:
+            HostBusy: a prompt is running elsewhere, or the host still clears up after one.
+        """
+        self.release_all()
+        self._host.unload_all()
+
     def forget_replaced(self, key: PoolKey) -> None:
         """Let go of models of the same files as they were before they changed on the disk."""
         with self._lock:

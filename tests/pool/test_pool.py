@@ -42,6 +42,8 @@ class Machine(LocalHost):
         self.headroom = 0
         self.prompt: RunningPrompt | None = None
         self.busy = False
+        self.forgetting = False  # as ComfyUI's worker is, until it has dropped its cached results
+        self.left: list[int] = []  # how many models there were when the host unloaded all
         self.before_load = lambda: None
 
     def load(self, request: LoadRequest) -> LoadedParts:
@@ -57,6 +59,11 @@ class Machine(LocalHost):
 
     def running(self) -> RunningPrompt | None:
         return self.prompt
+
+    def unload_all(self) -> None:
+        if self.forgetting:
+            raise HostBusy("Results are being forgotten.", "Try again.")
+        self.left.append(len(self.resident()))
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -498,6 +505,44 @@ def test_the_keeper_empties_the_pool_as_soon_as_it_may(machine: Machine, paths: 
         assert until(lambda: len(pool) == 0)
     finally:
         keeper.stop()
+
+
+def test_the_pool_lets_go_before_the_host_unloads(
+    machine: Machine, pool: ModelPool, paths: list[Path]
+) -> None:
+    pool.get(request(paths[0]))
+    kept, _ = pool.get(request(paths[1]))
+    pool.empty()
+    assert machine.left == [1], "what nobody else has is gone by then"
+    del kept
+
+
+def test_the_keeper_tries_again_until_the_host_has_unloaded_too(
+    machine: Machine, pool: ModelPool, paths: list[Path]
+) -> None:
+    keeper = Keeper(pool)
+    pool.get(request(paths[0]))
+    machine.forgetting = True
+    keeper.empty()
+    keeper.prompt_started()
+    assert (len(pool), machine.left) == (0, [])
+    pool.get(request(paths[0]))
+    machine.forgetting = False
+    keeper.prompt_started()
+    assert (len(pool), machine.left) == (0, [0])
+
+
+def test_an_ask_while_the_pool_is_being_emptied_is_heard(
+    machine: Machine, pool: ModelPool, paths: list[Path]
+) -> None:
+    keeper = Keeper(pool)
+    machine.unload_all = keeper.empty  # type: ignore[method-assign]
+    keeper.empty()
+    keeper.prompt_started()
+    del machine.unload_all  # type: ignore[method-assign]
+    pool.get(request(paths[0]))
+    keeper.prompt_started()
+    assert len(pool) == 0
 
 
 def test_the_next_prompt_finds_an_emptied_pool(machine: Machine, pool: ModelPool, paths: list[Path]) -> None:

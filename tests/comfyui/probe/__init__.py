@@ -64,7 +64,7 @@ class KeepModel:
 
 
 class CountModels:
-    """Counts the diffusion models that the garbage collector finds."""
+    """Counts the diffusion models that the garbage collector finds, and those that ComfyUI has loaded."""
 
     INPUT_TYPES = classmethod(lambda cls: {"required": {}})
     RETURN_TYPES = ("INT",)
@@ -80,10 +80,12 @@ class CountModels:
         import gc
 
         from comfy.model_base import BaseModel
+        from comfy.model_management import loaded_models
 
         gc.collect()
         alive = [type(found).__name__ for found in gc.get_objects() if isinstance(found, BaseModel)]
-        return {"ui": {"alive": sorted(alive)}, "result": (len(alive),)}
+        loaded = [type(patcher.model).__name__ for patcher in loaded_models() if patcher is not None]
+        return {"ui": {"alive": sorted(alive), "loaded": sorted(loaded)}, "result": (len(alive),)}
 
 
 class ProbeConditioning:
