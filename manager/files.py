@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from .errors import ModelNotFound
-from .formats.writer import TEMPORARY_SUFFIX, UNFINISHED_SUFFIXES, temporary_owner
+from .formats.temporary import TEMPORARY_SUFFIX, UNFINISHED_SUFFIXES, temporary_owner
 from .watch import Nobody, Watch
 
 STALE_AFTER_SECONDS = 3600

@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from .forecast.facts import Footprint, Kernel, VaeFootprint
-from .formats.safetensors import Header
-from .identify import Detection
-from .model import ModelType
 from .units import to_gb
+
+if TYPE_CHECKING:
+    from .forecast.facts import Footprint, Kernel, VaeFootprint
+    from .formats.safetensors import Header
+    from .identify import Detection
+    from .model import ModelType
 
 DEFAULT = "default"
 AS_STORED = "as_stored"
@@ -376,15 +378,15 @@ class Host(Protocol):
     def device_use(self) -> Sequence[DeviceUse]:
         """Look at every accelerator now; nothing for the CPU."""
 
+    def forget_results(self) -> None:
+        """Let go of every cached result, once the running prompt is done; models that nobody has go too."""
+
     def unload_all(self) -> None:
         """Take every model that is left out of the device's memory; after :meth:`forget_results`.
 
         Raises:
             HostBusy: a prompt is running, or results are not forgotten yet.
         """
-    def forget_results(self) -> None:
-        """Let go of every cached result, once the running prompt is done; models that nobody has go too."""
-
 
     def memory(self) -> ProcessMemory:
         """Return the memory of this process."""

@@ -11,17 +11,19 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from .by_hash import PREFIX, HashFinder
 from .errors import AmbiguousModel, BadInput, ManagedModelsError, ModelNotFound, NotAvailable
 from .files import FileIdentity
 from .host import Host, ModelFile
-from .identify import ModelIdentity, read_identity
-from .identify.gguf import has_unnamed_types
 from .model import ModelInfo
 from .registry import Registry, Source
 from .remote.address import is_address, shown
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from .identify import ModelIdentity
 
 log = logging.getLogger("managed_models.library")
 
@@ -178,6 +180,9 @@ class Library:
         Raises:
             ModelNotFound, FileError: the file is not there, or no good.
         """
+        from .identify import read_identity  # here and below: not while ComfyUI starts
+        from .identify.gguf import has_unnamed_types
+
         file = FileIdentity.of(path)
         with self._lock:
             known = self._identities.get(file)
@@ -213,6 +218,8 @@ class Library:
         facts = self._registry.facts(file) if is_storable(str(file.path)) else None
         if facts is None:
             return None
+        from .identify import ModelIdentity
+
         try:
             return ModelIdentity.from_dict(facts)
         except (KeyError, TypeError, ValueError):  # written by another version: read the header again

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from .compatibility import (
     FORMAT_UNSUPPORTED,
@@ -17,43 +17,20 @@ from .compatibility import (
     with_article,
 )
 from .config import parse_duration
-from .errors import BadInput, Incompatible, NotAvailable, NotSafetensors, UnfilledOutputError
+from .errors import BadInput, Incompatible, NotAvailable, NotSafetensors
 from .files import FileIdentity
 from .formats.sniff import GGUF_FILE
 from .host import AS_STORED, DEFAULT, WEIGHT_DTYPES, Host, LoadedParts, LoadRequest, ModelFile
 from .identify import ModelIdentity
 from .library import Library, try_identity
+from .load_options import ERROR, ON_MISFIT, OTHER_LOADERS, USE_SMALLER, WARN, text_encoder_request
 from .model import ModelType, QuantizationType
 from .placement import CPU, WeightSizes, Wish, place, weight_sizes
 from .pool import ModelPool, PoolKey
 from .registry import Registry
-from .variants import Family, Variants
+from .variants.service import Family, Variants
 from .versions.service import nothing_known
 from .words import variants as words
-
-WARN = "warn"
-ERROR = "error"
-USE_SMALLER = "use_smaller"
-ON_MISFIT = (WARN, ERROR, USE_SMALLER)
-
-
-class UnfilledOutput:
-    """Stands for the CLIP or VAE that a file does not hold; using it says which loader to take.
-
-    None would fail later with words about ``NoneType``, and ComfyUI's ExecutionBlocker would end
-    the run in silence.
-    """
-
-    def __init__(self, what: str, file: str, loader: str) -> None:
-        self._words = (
-            f"{file} holds no {what}, so LoadManagedModel's {what} output is empty.",
-            f"Connect ComfyUI's {loader!r} node instead.",
-        )
-
-    def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise UnfilledOutputError(*self._words)
 
 
 @dataclass(frozen=True)
@@ -355,25 +332,6 @@ class Loader:
             )
 
 
-def text_encoder_request(
-    paths: Sequence[Path], encoder_type: str, device: str, name: str = ""
-) -> LoadRequest:
-    """Return the load of a text encoder, the same for every way to ask for one copy.
-
-    Args:
-        encoder_type: what it is for; ComfyUI does not ask from the third file on.
-    """
-    first, *more = paths
-    return LoadRequest(
-        first,
-        ModelType.TEXT_ENCODER,
-        device=device,
-        more_paths=tuple(more),
-        encoder_type=encoder_type if len(paths) < 3 else "",
-        name=name or " + ".join(path.name for path in paths),
-    )
-
-
 def _details(name: str, parts: LoadedParts) -> dict[str, Any]:
     """Return what every load says; of something that no file holds, all there is to say."""
     return {
@@ -393,9 +351,6 @@ def _details(name: str, parts: LoadedParts) -> dict[str, Any]:
     }
 
 
-_LOADERS = {"CLIP": "Load CLIP", "VAE": "Load VAE"}
-
-
 def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
     """Refuse a value that does not exist."""
     if value not in choices:
@@ -405,12 +360,7 @@ def _check_choice(option: str, value: str, choices: Sequence[str]) -> None:
 def _fill(parts: LoadedParts, name: str) -> dict[str, str]:
     """Return the outputs that the file cannot fill and the loader for each."""
     found = {"CLIP": parts.clip, "VAE": parts.vae}
-    return {output: _LOADERS[output] for output, part in found.items() if part is None}
-
-
-def unfilled_output(output: str, name: str) -> UnfilledOutput:
-    """Return what stands for an output (``CLIP`` or ``VAE``) that the file ``name`` does not hold."""
-    return UnfilledOutput(output, name, _LOADERS[output])
+    return {output: OTHER_LOADERS[output] for output, part in found.items() if part is None}
 
 
 def _refuse_gguf(name: str, identity: ModelIdentity) -> None:

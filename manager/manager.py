@@ -9,45 +9,46 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .checking import Advisor, Checking, CheckOptions
+from .check_options import CheckOptions
 from .cleanup import CleanupTask
-from .compatibility import CompatibilityReport, ModelCompatibilityChecker
 from .config import ModelManagerConfig, parse_duration
 from .errors import BadInput, HostBusy, ManagedModelsError, ModelNotFound
 from .files import find_stale_temporaries
-from .forecast.advisor import Forecaster
-from .forecast.footprints import Footprints
 from .host import DEFAULT, Host, LoadedParts, ModelFile
-from .integrity import Integrity
 from .lazily import made_once, was_made
 from .library import Library, is_storable
-from .loading import WARN, Loader
-from .local_host import LocalHost
+from .load_options import WARN
 from .marks import Marks
 from .memory import UnloadResult, memory_report, unload
 from .model import FOLDER_TYPES, ModelInfo
 from .monitor import Monitor, loaded_as
-from .pairs import Pairing
 from .pool import Keeper, ModelPool
 from .registry import Registry
 from .remote.address import is_address
-from .remote.check import AddressChecker
 from .sharing import NOT_HERE, Sharing
 from .units import GB
-from .variants import Variants
-from .versions import ModelVersionManager, is_version
-from .versions.service import Versioning, no_such_version
 
 if TYPE_CHECKING:
     from .again import FetchAgain
-    from .catalogue import Catalogue
+    from .catalogue import Catalogue, Places
+    from .checking import Checking
+    from .compatibility import CompatibilityReport, ModelCompatibilityChecker
     from .download import Downloads
     from .duplicates import Duplicates
     from .first_use import FirstUse
+    from .forecast.advisor import Forecaster
+    from .forecast.footprints import Footprints
+    from .integrity import Integrity
+    from .loading import Loader
     from .needs.service import Needs
+    from .pairs import Pairing
     from .quantize import Quantizer
+    from .remote.check import AddressChecker
     from .scan.service import Scanner, ScanResult
+    from .variants.service import Variants
     from .verifier import Verifier
+    from .versions import ModelVersionManager
+    from .versions.service import Versioning
 
 log = logging.getLogger("managed_models.manager")
 _SWEEP_SECONDS = 3600.0
@@ -83,21 +84,10 @@ class AdvancedModelManager:
         defer: Callable[[Callable[[], None]], None] = lambda write: write(),
     ) -> None:
         self.config = config or ModelManagerConfig()
-        self.host: Host = host or LocalHost([Path(root) for root in self.config.model_roots])
+        self.host: Host = host or _bare_machine(self.config)
         self.registry = registry or Registry(self.config.database_url)
         self.library = Library(self.host, self.registry, defer)
-        self.versions = ModelVersionManager(self.registry)
-        self.checker = ModelCompatibilityChecker(self.host, self.library.identity)
-        self.versioning = Versioning(self.registry, self.library, self.checker)
-        footprints, reserve = Footprints(self.host), lambda: _bytes(self.config.vram_reserve_gb)
-        self.variants = Variants(self.host, self.library, self.registry, reserve, footprints)
         self._defer = defer
-        self._forecaster = forecaster = Forecaster(self.host, self.registry, reserve, footprints)
-        self.pairing = Pairing(self.library)
-        self.integrity = Integrity(self.registry, self.library.info_of)
-        advisors: list[Advisor] = [forecaster, self.pairing, self.variants, self.versioning, self.integrity]
-        self.checking = Checking(self.checker, advisors)
-        self.addresses = AddressChecker(self.host, self.checker, self.checking)
         self.pool = ModelPool(
             self.host,
             keep_alive=parse_duration(self.config.keep_alive),
@@ -105,16 +95,6 @@ class AdvancedModelManager:
             vram_reserve=_bytes(self.config.vram_reserve_gb),
         )
         self.marks = Marks(self.pool, self.registry, defer)
-        self.loader = Loader(
-            self.host,
-            self.library,
-            self.checker,
-            self.pool,
-            self.variants,
-            self.versioning.about,
-            self.integrity.problem,
-            self.marks.used,
-        )
         self.keeper = Keeper(self.pool)
         self.monitor = Monitor(
             self.host,
@@ -126,18 +106,105 @@ class AdvancedModelManager:
         )
         self._cleanup = CleanupTask(self._clean, self.config.cleanup_interval_seconds)
         self._next_sweep = 0.0
-        # ComfyUI's adapter puts its own in place.
+        # ComfyUI's adapter and the command line put their own in place.
+        self.find_places: Callable[[], Places] | None = None
         self.apply_sharing: Callable[[str], Sharing] = lambda setting: NOT_HERE
         self.sharing = NOT_HERE
 
-    # Services that ComfyUI's start need not wait for: made when they are asked for first.
+    # Services that ComfyUI's start need not wait for: imported and made when they are asked for first.
+
+    @made_once
+    def versions(self) -> ModelVersionManager:
+        """Puts versions in order."""
+        from .versions import ModelVersionManager
+
+        return ModelVersionManager(self.registry)
+
+    @made_once
+    def checker(self) -> ModelCompatibilityChecker:
+        """Judges a model by itself."""
+        from .compatibility import ModelCompatibilityChecker
+
+        return ModelCompatibilityChecker(self.host, self.library.identity)
+
+    @made_once
+    def versioning(self) -> Versioning:
+        """Knows versions as this machine sees them."""
+        from .versions.service import Versioning
+
+        return Versioning(self.registry, self.library, self.checker)
+
+    @made_once
+    def _footprints(self) -> Footprints:
+        from .forecast.footprints import Footprints
+
+        return Footprints(self.host)
+
+    @made_once
+    def variants(self) -> Variants:
+        """Knows what else there is of a model."""
+        from .variants.service import Variants
+
+        return Variants(self.host, self.library, self.registry, self._reserve, self._footprints)
+
+    @made_once
+    def _forecaster(self) -> Forecaster:
+        from .forecast.advisor import Forecaster
+
+        return Forecaster(self.host, self.registry, self._reserve, self._footprints)
+
+    @made_once
+    def pairing(self) -> Pairing:
+        """Says which files belong together."""
+        from .pairs import Pairing
+
+        return Pairing(self.library)
+
+    @made_once
+    def integrity(self) -> Integrity:
+        """Says whether files are whole."""
+        from .integrity import Integrity
+
+        return Integrity(self.registry, self.library.info_of)
+
+    @made_once
+    def checking(self) -> Checking:
+        """Judges a model for a purpose."""
+        from .checking import Checking
+
+        return Checking(
+            self.checker, [self._forecaster, self.pairing, self.variants, self.versioning, self.integrity]
+        )
+
+    @made_once
+    def addresses(self) -> AddressChecker:
+        """Judges models that are not here."""
+        from .remote.check import AddressChecker
+
+        return AddressChecker(self.host, self.checker, self.checking)
+
+    @made_once
+    def loader(self) -> Loader:
+        """Loads models through the pool."""
+        from .loading import Loader
+
+        return Loader(
+            self.host,
+            self.library,
+            self.checker,
+            self.pool,
+            self.variants,
+            self.versioning.about,
+            self.integrity.problem,
+            self.marks.used,
+        )
 
     @made_once
     def catalogue(self) -> Catalogue:
         """Where models can be had."""
-        from .catalogue.service import Catalogue
+        from .catalogue.service import Catalogue, Places
 
-        return Catalogue()
+        return Catalogue(places=self.find_places() if self.find_places else Places())
 
     @made_once
     def needs(self) -> Needs:
@@ -150,7 +217,7 @@ class AdvancedModelManager:
             self.registry,
             self.catalogue,
             self.check_file,
-            self.addresses.check,
+            lambda address: self.addresses.check(address),
             lambda: self.config.allowed_hosts,
         )
 
@@ -254,6 +321,8 @@ class AdvancedModelManager:
 
         The file may not exist yet. The first version of a name becomes its active one.
         """
+        from .versions import is_version
+
         issues: list[str] = []
         if not is_version(info.version):
             issues.append(
@@ -291,9 +360,7 @@ class AdvancedModelManager:
         Raises:
             ModelNotFound: there is no such version.
         """
-        chosen = self.aliases(name).get(version, version)
-        if not self.registry.set_active_version(name, chosen):
-            raise no_such_version(name, chosen, self.get_all_model_versions(name))
+        self.versioning.set_active(name, version)
 
     def get_latest_model_version(self, name: str) -> str | None:
         """Return the newest version; a pre-release only when there is nothing else."""
@@ -509,6 +576,7 @@ class AdvancedModelManager:
 
     def unload_all(self) -> None:
         """Let go of every model and every cached result, once the running prompt is done."""
+        self.host.forget_results()
         try:
             self.pool.empty()
         except HostBusy:
@@ -575,7 +643,6 @@ class AdvancedModelManager:
         self._cleanup.stop()
 
     def _clean(self) -> None:
-        self.host.forget_results()
         """One round: let go of models that rest, remove temporary files that a killed run left behind."""
         self.pool.sweep()
         now = time.monotonic()
@@ -587,9 +654,18 @@ class AdvancedModelManager:
             path.unlink(missing_ok=True)
             log.info("Removed %s, which an interrupted run left behind", path)
 
+    def _reserve(self) -> int | None:
+        return _bytes(self.config.vram_reserve_gb)
+
     def _folder_of(self, path: Path) -> str:
         """Return the type of the model folder that holds ``path``, empty outside them."""
         return next((f.type for f in self.host.folders() if f.path in path.parents), "")
+
+
+def _bare_machine(config: ModelManagerConfig) -> Host:
+    from .local_host import LocalHost
+
+    return LocalHost([Path(root) for root in config.model_roots])
 
 
 def _bytes(gigabytes: float | None) -> int | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .formats.dtypes import DTYPE_BITS, dtype_name
 from .host import AS_STORED, DEFAULT, DeviceUse
-from .identify import ModelIdentity
 from .model import ModelType
 from .units import GB, format_bytes
+
+if TYPE_CHECKING:
+    from .identify import ModelIdentity
 
 CPU = "cpu"
 # What ComfyUI asks for: the weights and a tenth, its least working memory and what it reserves.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..manager.checking import (
+from ..manager.check_options import (
     COMPANION_FOLDERS,
     MAX_BATCH,
     MAX_LENGTH,
@@ -20,7 +20,6 @@ from ..manager.checking import (
 )
 from ..manager.comfy_host import get_manager, stock
 from ..manager.comfy_host.linked import note_model_name
-from ..manager.compatibility import CompatibilityReport
 from ..manager.errors import ManagedModelsError
 from ..manager.host import DEFAULT, WEIGHT_DTYPES
 from ..manager.library import ModelName
@@ -28,6 +27,9 @@ from ..manager.remote.address import parse_address
 from ..manager.report import render_check
 from .common import NONE, make_input, make_schema, never_the_same, report_ui, swap_ui
 from .loader_inputs import check_name
+
+if TYPE_CHECKING:
+    from ..manager.compatibility import CompatibilityReport
 
 _NUMBERS = (
     ("width", 0, MAX_SIDE, "Of the picture, in pixels; 0 is the model's usual."),

@@ -13,7 +13,7 @@ import torch
 from comfy_api.latest import io, ui
 from PIL import Image
 
-from ..manager.variants import swap_facts
+from ..manager.variants.swap import swap_facts
 
 CATEGORY = "model/managed"
 DIFFUSION_FOLDERS = ("diffusion_models", "checkpoints")

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..manager.comfy_host import get_manager
 from ..manager.errors import Incompatible
 from ..manager.host import DEFAULT, WEIGHT_DTYPES, ModelFile
-from ..manager.loading import ON_MISFIT, USE_SMALLER, WARN, unfilled_output
+from ..manager.load_options import ON_MISFIT, USE_SMALLER, WARN, unfilled_output
 from ..manager.report import render_load
 from .common import DIFFUSION_FOLDERS, MODELS_KEY, make_input, make_schema, report_ui
 from .loader_inputs import (

@@ -13,10 +13,8 @@ from ..manager.comfy_host.linked import note_model_name
 from ..manager.errors import HashUnverified, ManagedModelsError
 from ..manager.files import FileIdentity
 from ..manager.library import ModelName
-from ..manager.quantize import QuantizeRequest
-from ..manager.quantize.formats import FORMATS, LAYOUTS
-from ..manager.quantize.policy import POLICIES, RECOMMENDED
-from ..manager.quantize.request import QUALITIES
+from ..manager.quantize.choices import FORMAT_NAMES, LAYOUTS, POLICIES, QUALITIES, RECOMMENDED
+from ..manager.quantize.request import QuantizeRequest
 from ..manager.replaced import ReplacedFiles
 from ..manager.report import render_quantize
 from .common import DIFFUSION_FOLDERS, make_input, make_schema, report_ui, to_image
@@ -50,7 +48,7 @@ class QuantizeModel(io.ComfyNode):
                 make_input(
                     io.Combo,
                     "format",
-                    options=list(FORMATS),
+                    options=list(FORMAT_NAMES),
                     default=defaults.format,
                     optional=True,
                     tooltip="fp8, int8 and mxfp8 halve a bf16 model; nvfp4, w4a4 and w4a8 make it a quarter "

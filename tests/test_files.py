@@ -17,12 +17,8 @@ from managed_models.manager.files import (
     file_sha256,
     find_stale_temporaries,
 )
-from managed_models.manager.formats.writer import (
-    SafetensorsWriter,
-    TensorSpec,
-    temporary_path,
-    unfinished_paths,
-)
+from managed_models.manager.formats.temporary import temporary_path, unfinished_paths
+from managed_models.manager.formats.writer import SafetensorsWriter, TensorSpec
 
 # Identity
 

@@ -38,7 +38,8 @@ from managed_models.manager.host import (
 )
 from managed_models.manager.identify import identify
 from managed_models.manager.library import Library
-from managed_models.manager.loading import Loader, UnfilledOutput, text_encoder_request, unfilled_output
+from managed_models.manager.load_options import UnfilledOutput, text_encoder_request, unfilled_output
+from managed_models.manager.loading import Loader
 from managed_models.manager.local_host import LocalHost
 from managed_models.manager.pool import ModelPool, PoolKey
 from managed_models.manager.quantize import Quantizer, QuantizeRequest

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from managed_models.manager import AdvancedModelManager
-from managed_models.manager.checking import Asked, CheckOptions
+from managed_models.manager.check_options import CheckOptions
+from managed_models.manager.checking import Asked
 from managed_models.manager.cli.app import app
 from managed_models.manager.errors import BadInput, ModelNotFound
 from managed_models.manager.formats.safetensors import read_header

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..formats.writer import temporary_path
+from ..formats.temporary import temporary_path
 from ..remote.reach import Reach
 from .entry import PUBLIC, Entry, Origin, Refusal, plain_folder, read_entry
 from .own import read_own

@@ -63,7 +63,7 @@ def check(
     json_output: JsonOption = False,
 ) -> None:
     """Say whether MODEL can be used on this machine, and why not. Exit code 1 when it cannot."""
-    from ..checking import options_from
+    from ..check_options import options_from
     from ..report import render_check
 
     asked: dict[str, Any] = {

@@ -56,6 +56,6 @@ def open_manager(
         folders += comfyui_roots(comfyui)
     url = registry_url(comfyui_registry(comfyui) if comfyui else default_registry())
     manager = AdvancedModelManager(ModelManagerConfig(database_url=url), LocalHost(folders, on_progress))
-    manager.catalogue.places = catalogue_places(comfyui)
+    manager.find_places = lambda: catalogue_places(comfyui)
     close_after_command(manager.close)
     return manager

@@ -6,14 +6,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 
 from ..background import BackgroundWriter
 from ..config import registry_url
-from ..forecast.facts import Footprint, Kernel, VaeFootprint
-from ..formats.safetensors import Header
 from ..hardware import process_memory, ram, trim_heap
 from ..host import (
     DeviceUse,
@@ -27,18 +25,14 @@ from ..host import (
     RunningPrompt,
     SystemSnapshot,
 )
-from ..identify import Detection
 from ..manager import AdvancedModelManager
 from ..model import ModelType
 from ..registry import Registry
 from ..watch import JobProgress, Pace
 from . import (
     attention,
-    detect,
     folders,
-    forecast,
     history,
-    kernels,
     load,
     page,
     queue,
@@ -49,6 +43,11 @@ from . import (
 from .memory import ResidentModels, patchers_of, share, take_over
 from .residency import Residency
 from .sampling import Listener, announce_sampling
+
+if TYPE_CHECKING:
+    from ..forecast.facts import Footprint, Kernel, VaeFootprint
+    from ..formats.safetensors import Header
+    from ..identify import Detection
 
 
 class ComfyHost:
@@ -79,18 +78,28 @@ class ComfyHost:
     def locate(self, folder: str, name: str) -> Path | None:
         return folders.locate(folder, name)
 
+    # What looks into headers is imported when that is first done, not while ComfyUI starts.
+
     def detect(self, header: Header) -> Detection | None:
+        from . import detect
+
         return detect.detect(header, self._name)
 
     def footprint(self, header: Header, weight_dtype: str) -> Footprint | None:
+        from . import forecast
+
         return forecast.footprint(header, weight_dtype, self._name)
 
     def vae_footprint(
         self, header: Header, latent: tuple[int, ...] | None, prefix: str = ""
     ) -> VaeFootprint | None:
+        from . import forecast
+
         return forecast.vae_footprint(header, latent, prefix)
 
     def kernels(self) -> Mapping[str, Kernel] | None:
+        from . import kernels
+
         return kernels.kernels()
 
     def load(self, request: LoadRequest) -> LoadedParts:
@@ -166,6 +175,9 @@ class ComfyHost:
     def device_use(self) -> Sequence[DeviceUse]:
         return system.device_use()
 
+    def forget_results(self) -> None:
+        queue.forget_results()
+
     def unload_all(self) -> None:
         queue.unload_what_is_left()
 
@@ -174,9 +186,6 @@ class ComfyHost:
 
     def throw_if_cancelled(self) -> None:
         queue.throw_if_cancelled()
-
-    def forget_results(self) -> None:
-        queue.forget_results()
 
     def progress(self, done: int, total: int) -> None:
         if done >= total or self._bar_pace.due():
@@ -207,7 +216,7 @@ def _make_manager() -> AdvancedModelManager:
     config = settings.config(url)
     host = ComfyHost()
     manager = AdvancedModelManager(config, host, registry, BackgroundWriter().submit)
-    manager.catalogue.places = folders.catalogue_places()
+    manager.find_places = folders.catalogue_places
     residency = Residency(manager, host)
     host.listener = Listener(residency.sampling_started, residency.sampling_ended)
     manager.apply_sharing = residency.apply

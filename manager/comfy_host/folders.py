@@ -6,14 +6,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import folder_paths
 
-from ..catalogue import Places
-from ..catalogue.own import FILE_NAME
 from ..host import ModelFolder
 from ..model import MODEL_SUFFIXES
+
+if TYPE_CHECKING:
+    from ..catalogue import Places
 
 # Folders of files that are no models, or that are no single files.
 _OTHER_FOLDERS = frozenset({"custom_nodes", "configs", "datasets", "diffusers", "classifiers", "embeddings"})
@@ -101,6 +102,9 @@ def user_folder() -> Path:
 
 def catalogue_places() -> Places:
     """Return where to look for addresses: the template packages of this Python, and the catalogue file."""
+    from ..catalogue import Places
+    from ..catalogue.own import FILE_NAME
+
     return Places(
         tuple(Path(place) for place in sys.path if place),
         (user_folder() / FILE_NAME,),

@@ -11,7 +11,7 @@ import comfy.sd
 import nodes
 
 from ..host import DEFAULT, LoadedParts, LoadRequest
-from ..loading import text_encoder_request
+from ..load_options import text_encoder_request
 from ..model import ModelType
 from ..placement import CPU, canonical_device
 from . import folders, system

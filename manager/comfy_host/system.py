@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import comfy.cli_args
 import comfy.model_management as mm
@@ -14,11 +15,12 @@ import torch
 
 import nodes
 
-from ..forecast.facts import Kernel
 from ..hardware import apple_gpus, other_processes_bytes, swap_bytes, torch_gpus
 from ..host import DeviceUse, Gpu, SystemSnapshot
 from ..units import GB
-from . import kernels
+
+if TYPE_CHECKING:
+    from ..forecast.facts import Kernel
 
 
 def comfyui_version() -> str:
@@ -124,6 +126,8 @@ def _layer_formats() -> frozenset[str]:
 
 
 def _kernels() -> tuple[Kernel, ...] | None:
+    from . import kernels
+
     found = kernels.kernels()
     return None if found is None else tuple(found.values())
 

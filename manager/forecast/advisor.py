@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checking import Advice, Asked, CheckOptions
+from ..check_options import CheckOptions
+from ..checking import Advice, Asked
 from ..compatibility import Finding, Severity, kernel_of
 from ..errors import ManagedModelsError, ModelNotFound
 from ..files import FileIdentity

@@ -9,8 +9,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
-import secrets
 import struct
 import threading
 import zlib
@@ -24,11 +22,8 @@ from ..watch import Nobody, Watch
 from ..workers import work_together
 from .dtypes import DTYPE_BITS
 from .safetensors import read_header
+from .temporary import temporary_path
 
-TEMPORARY_SUFFIX = ".mmpart"
-# The unfinished output of a job that the next one may go on with: data, journal, lock.
-UNFINISHED_SUFFIXES = (".unfinished.mmpart", ".unfinished.mmjournal", ".unfinished.mmlock")
-_TEMPORARY = re.compile(r"\.(\d+)-[0-9a-f]+\.mmpart$")
 _COPY_BYTES = 8 << 20
 _ALIGNMENT = 64
 
@@ -51,23 +46,6 @@ class TensorSpec(NamedTuple):
 def planned_file_size(specs: Iterable[TensorSpec]) -> int:
     """Return the bytes of data that the tensors will take; the header comes on top."""
     return sum(spec.nbytes for spec in specs)
-
-
-def temporary_path(path: Path) -> Path:
-    """Return a fresh name beside ``path`` that no model loader lists; it carries our process id."""
-    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
-
-
-def unfinished_paths(path: Path) -> tuple[Path, Path, Path]:
-    """Return where the data, the journal and the lock of an unfinished output lie, beside it."""
-    data, journal, lock = (path.with_name(path.name + suffix) for suffix in UNFINISHED_SUFFIXES)
-    return data, journal, lock
-
-
-def temporary_owner(path: Path) -> int | None:
-    """Return the process id in a name made by :func:`temporary_path`, None for any other name."""
-    match = _TEMPORARY.search(path.name)
-    return int(match[1]) if match else None
 
 
 class FileLayout:

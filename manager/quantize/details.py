@@ -12,9 +12,10 @@ from typing import Any
 from ..formats.safetensors import Header
 from ..formats.writer import planned_file_size
 from ..lineage import made_with, recorded_errors, recorded_total, source_sha256
+from .choices import EVERYTHING
 from .formats import FORMATS, TargetFormat
 from .planner import Planned, Task
-from .policy import EVERYTHING, Action, TensorPlan, finished, plan_all
+from .policy import Action, TensorPlan, finished, plan_all
 from .size_budget import candidates, find_alternatives
 from .stored import StoredLayer, read_source_layers, read_stored_layers
 

@@ -11,11 +11,9 @@ from dataclasses import dataclass, replace
 
 from ..errors import BadInput
 from ..formats.writer import TensorSpec
+from .choices import COMFY_QUANT, LAYOUTS, SCALED_FP8
 
 Shape = tuple[int, ...]
-COMFY_QUANT = "comfy_quant"
-SCALED_FP8 = "scaled_fp8"
-LAYOUTS = (COMFY_QUANT, SCALED_FP8)
 
 # Matrix units take dimensions in blocks of 16; a tiny layer saves nothing.
 _BLOCK = 16

@@ -10,8 +10,7 @@ from pathlib import Path
 from ..errors import InvalidOutputName
 from ..formats.shards import INDEX_SUFFIX
 from ..units import GB
-from .formats import COMFY_QUANT
-from .policy import RECOMMENDED
+from .choices import COMFY_QUANT, RECOMMENDED
 
 SUFFIX = ".safetensors"
 _DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(1, 10))})

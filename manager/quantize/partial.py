@@ -15,6 +15,7 @@ from types import TracebackType
 
 from ..errors import AlreadyRunning
 from ..file_lock import FileLock
+from ..formats.temporary import unfinished_paths
 from ..formats.writer import (
     FileLayout,
     damage_error,
@@ -22,7 +23,6 @@ from ..formats.writer import (
     find_damage,
     folder_error,
     publish,
-    unfinished_paths,
 )
 from ..watch import Watch
 from .direct import Output

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..errors import BadInput, FileError, InvalidOutputName, ModelNotFound, NotEnoughDisk
 from ..file_lock import FileLock
-from ..formats.writer import planned_file_size, unfinished_paths
+from ..formats.temporary import unfinished_paths
+from ..formats.writer import planned_file_size
 from ..units import format_bytes
 from .names import SUFFIX
 from .policy import TensorPlan

@@ -12,15 +12,12 @@ from ..formats.writer import TensorSpec
 from ..identify import ModelIdentity
 from ..identify.quantization import OLD_SCALE, is_old_marker, is_side_tensor
 from ..model import QuantizationType
+from .choices import EVERYTHING, RECOMMENDED
 from .formats import TargetFormat
 from .keep_rules import KeepRule, keep_rule, matches
 from .packing import WIDTH_IS_READ, width_is_read
 from .stored import StoredLayer, plain_layer
 
-RECOMMENDED = "recommended"
-EVERYTHING = "everything"
-SIZE_BUDGET = "size_budget"
-POLICIES = (RECOMMENDED, EVERYTHING, SIZE_BUDGET)
 FLOATS = ("F64", "F32", "F16", "BF16")
 PLAIN_FLOATS = ("F8_E4M3", "F8_E5M2")
 KEPT_BY_PATTERN = "kept by keep_patterns"

@@ -5,15 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
 from ..units import GB
-from .formats import COMFY_QUANT, FORMATS, LAYOUTS, TargetFormat, with_layout
-from .policy import POLICIES, RECOMMENDED, SIZE_BUDGET, parse_patterns
+from .choices import (
+    COMFY_QUANT,
+    FAST,
+    FORMAT_NAMES,
+    LAYOUTS,
+    POLICIES,
+    QUALITIES,
+    RECOMMENDED,
+    SIZE_BUDGET,
+)
 
-FAST, BEST = "fast", "best"
-QUALITIES = (FAST, BEST)
+if TYPE_CHECKING:
+    from .formats import TargetFormat
+
 MIXED = "mixed"
 # Changes when the same request would give other bytes.
 RECIPE_VERSION = 2
@@ -45,7 +54,10 @@ class QuantizeRequest:
         Raises:
             BadInput: an unknown value, or values that do not go together.
         """
-        _check_choice("format", self.format, tuple(FORMATS))
+        from .formats import FORMATS, with_layout
+        from .policy import parse_patterns
+
+        _check_choice("format", self.format, FORMAT_NAMES)
         _check_choice("policy", self.policy, POLICIES)
         _check_choice("quality", self.quality, QUALITIES)
         _check_choice("layout", self.layout, LAYOUTS)

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checking import Checking, CheckOptions
+from ..check_options import CheckOptions
+from ..checking import Checking
 from ..compatibility import CompatibilityReport, Finding, ModelCompatibilityChecker, Severity
 from ..errors import FileError
 from ..formats.gguf import GgufHeader

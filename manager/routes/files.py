@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..checking import options_from
+from ..check_options import options_from
 from ..errors import BadInput
 from ..library import is_storable
 from ..listing import MAX_LIMIT, list_models

@@ -12,7 +12,8 @@ from typing import Any
 
 from ..errors import BadInput, FileError
 from ..files import FileIdentity
-from ..formats.writer import publish, temporary_path
+from ..formats.temporary import temporary_path
+from ..formats.writer import publish
 from ..library import is_storable
 from ..model import ModelInfo, ModelType, QuantizationType
 from ..registry import Said, SaidModel, Source

@@ -154,6 +154,16 @@ class Versioning:
             known = ", ".join(self.aliases(name)) or "none"
             raise ModelNotFound(f"{name} has no alias {alias!r}; it has {known}.", "Look at its versions.")
 
+    def set_active(self, name: str, version: str) -> None:
+        """Make ``version``, or the one that an alias means, the one that is meant when none is named.
+
+        Raises:
+            ModelNotFound: there is no such version.
+        """
+        chosen = self.aliases(name).get(version, version)
+        if not self._registry.set_active_version(name, chosen):
+            raise no_such_version(name, chosen, sorted(self._registry.versions(name), key=version_key))
+
     def aliases(self, name: str) -> dict[str, str]:
         """Return alias -> version; empty for an unknown name."""
         return self._registry.aliases(name)

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 from managed_models.manager.demo import layouts
 from managed_models.manager.demo.tiny import write_random_model
-from managed_models.manager.formats.writer import unfinished_paths
+from managed_models.manager.formats.temporary import unfinished_paths
 from support.comfy_client import Client, node, reports
 from support.comfyui import ComfyUI, ComfyUIServer
 

@@ -6,8 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+from comfyui.test_inside import run_inside
 from support.comfy_client import Client
 from support.comfyui import ComfyUI, ComfyUIServer
+from support.start import too_early
 
 pytestmark = pytest.mark.comfyui
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +70,18 @@ def test_a_registry_that_cannot_be_opened_stops_nothing(
     assert f"The registry {broken} cannot be opened" in log
     assert "nothing that you register is kept" in log
     assert broken.read_bytes().startswith(b"this is no database")
+
+
+def test_the_start_imports_only_what_it_needs(comfyui: ComfyUI, tmp_path: Path) -> None:
+    found = run_inside(comfyui, "start", tmp_path)
+    assert "LoadManagedModel" in found["nodes"]
+    assert len(found["nodes"]) == 7
+    assert "GET /managed-models/status" in found["routes"]
+    for moment in ("loaded", "begun"):
+        ours = [name.removeprefix("manager.") for name in found[moment] if name.startswith("manager.")]
+        assert {"manager", "comfy_host.bridge", "monitor.monitor", "pool.keeper"} <= set(ours)
+        assert too_early(ours) == []
+        assert {"comfy_host.detect", "comfy_host.forecast", "comfy_host.kernels"}.isdisjoint(ours)
 
 
 def test_nothing_is_written_outside_the_base_folder(comfyui: ComfyUI, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from managed_models.manager import AdvancedModelManager
-from managed_models.manager.checking import CheckOptions, options_from, resolve_companions
+from managed_models.manager.check_options import CheckOptions, options_from, resolve_companions
 from managed_models.manager.compatibility import CompatibilityReport
 from managed_models.manager.demo import layouts
 from managed_models.manager.errors import BadInput

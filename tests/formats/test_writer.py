@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from managed_models.manager.errors import FileError, ManagedModelsError, NotEnoughDisk, OutputExists
 from managed_models.manager.formats.safetensors import read_header
+from managed_models.manager.formats.temporary import TEMPORARY_SUFFIX, temporary_owner, temporary_path
 from managed_models.manager.formats.writer import (
     TEMPORARY_SUFFIX,
     SafetensorsWriter,
@@ -24,8 +25,6 @@ from managed_models.manager.formats.writer import (
     disk_error,
     find_damage,
     planned_file_size,
-    temporary_owner,
-    temporary_path,
 )
 from managed_models.manager.model import MODEL_SUFFIXES
 from safetensors import safe_open

@@ -19,8 +19,9 @@ from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.identify import identify
 from managed_models.manager.integrity import verify_file
 from managed_models.manager.quantize import engine
+from managed_models.manager.quantize.choices import EVERYTHING, RECOMMENDED
 from managed_models.manager.quantize.formats import FORMATS
-from managed_models.manager.quantize.policy import EVERYTHING, RECOMMENDED, TensorPlan, plan_tensors
+from managed_models.manager.quantize.policy import TensorPlan, plan_tensors
 from managed_models.manager.quantize.source import read_source
 from managed_models.manager.watch import Nobody
 from safetensors import safe_open

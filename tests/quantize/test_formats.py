@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 from managed_models.manager.errors import BadInput
-from managed_models.manager.quantize.formats import COMFY_QUANT, FORMATS, SCALED_FP8, with_layout
+from managed_models.manager.quantize.choices import COMFY_QUANT, FORMAT_NAMES, SCALED_FP8
+from managed_models.manager.quantize.formats import FORMATS, with_layout
 from managed_models.manager.quantize.kernels_blocks import block_magnitude, tiled
 from managed_models.manager.quantize.kernels_rotated import LEVELS, Nearest, turn
 from managed_models.manager.quantize.packing import width_is_read
@@ -110,6 +111,10 @@ def test_the_older_layout_is_for_fp8_alone(name: str) -> None:
     with pytest.raises(BadInput, match=f"older form of fp8, and {name} has no such form"):
         with_layout(FORMATS[name], SCALED_FP8)
     assert with_layout(FORMATS[name], COMFY_QUANT) is FORMATS[name]
+
+
+def test_the_names_to_choose_from_are_those_of_the_formats() -> None:
+    assert tuple(FORMATS) == FORMAT_NAMES
 
 
 def test_an_unknown_layout_is_refused() -> None:

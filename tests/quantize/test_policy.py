@@ -14,12 +14,10 @@ from managed_models.manager.errors import AlreadyQuantized, BadInput, NothingToQ
 from managed_models.manager.formats.dtypes import DTYPE_BITS
 from managed_models.manager.formats.safetensors import Header, TensorInfo, read_header
 from managed_models.manager.identify import ModelIdentity, identify
+from managed_models.manager.quantize.choices import EVERYTHING, POLICIES, RECOMMENDED
 from managed_models.manager.quantize.formats import FORMATS
 from managed_models.manager.quantize.keep_rules import keep_rule
 from managed_models.manager.quantize.policy import (
-    EVERYTHING,
-    POLICIES,
-    RECOMMENDED,
     Action,
     TensorPlan,
     is_linear,

@@ -17,7 +17,7 @@ from managed_models.manager.demo import layouts
 from managed_models.manager.demo.tiny import write_random_model
 from managed_models.manager.errors import AlreadyRunning, FileError
 from managed_models.manager.file_lock import FileLock
-from managed_models.manager.formats.writer import unfinished_paths
+from managed_models.manager.formats.temporary import unfinished_paths
 from managed_models.manager.identify import identify
 from managed_models.manager.integrity import verify_file
 from managed_models.manager.quantize import buffers, engine

@@ -26,7 +26,8 @@ from managed_models.manager.errors import (
     NotEnoughDisk,
 )
 from managed_models.manager.formats.safetensors import read_header
-from managed_models.manager.formats.writer import SafetensorsWriter, TensorSpec, unfinished_paths
+from managed_models.manager.formats.temporary import unfinished_paths
+from managed_models.manager.formats.writer import SafetensorsWriter, TensorSpec
 from managed_models.manager.identify import identify
 from managed_models.manager.identify.reading import read_identity
 from managed_models.manager.integrity import verify_file

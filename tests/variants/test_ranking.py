@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from managed_models.manager.compatibility import FORMAT_UNSUPPORTED
 from managed_models.manager.model import QuantizationType
 from managed_models.manager.room import VRAM, Room
-from managed_models.manager.variants import Variant, rank, way_out
 from managed_models.manager.variants.kinship import Link
-from managed_models.manager.variants.ranking import HELPED_CODES, expected_error
+from managed_models.manager.variants.ranking import HELPED_CODES, Variant, expected_error, rank, way_out
 
 _numbers = itertools.count()
 

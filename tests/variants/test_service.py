@@ -20,8 +20,8 @@ from managed_models.manager.identify import identify
 from managed_models.manager.local_host import LocalHost
 from managed_models.manager.report import render_check, render_load
 from managed_models.manager.units import GB, MB
-from managed_models.manager.variants import swap_facts
 from managed_models.manager.variants.service import planned_identity
+from managed_models.manager.variants.swap import swap_facts
 from support.files import shapes_file
 from support.machines import APPLE, CPU_ONLY, ROCM, SMALL_WINDOWS, nvidia
 

@@ -14,8 +14,9 @@ from managed_models.manager.errors import NothingToQuantize
 from managed_models.manager.formats.safetensors import Header, read_header
 from managed_models.manager.identify import identify
 from managed_models.manager.identify.quantization import is_side_tensor
+from managed_models.manager.quantize.choices import EVERYTHING
 from managed_models.manager.quantize.formats import FORMATS
-from managed_models.manager.quantize.policy import EVERYTHING, plan_tensors
+from managed_models.manager.quantize.policy import plan_tensors
 from support.files import shapes_file
 
 WAN = {

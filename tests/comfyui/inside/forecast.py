@@ -21,7 +21,7 @@ from managed_models.manager.identify import identify
 from managed_models.manager.identify.architectures import ARCHITECTURES
 from managed_models.manager.model import ModelType
 from managed_models.manager.quantize import Quantizer, QuantizeRequest
-from managed_models.manager.quantize.formats import COMFY_QUANT, SCALED_FP8
+from managed_models.manager.quantize.choices import COMFY_QUANT, SCALED_FP8
 from managed_models.manager.quantize.formats import FORMATS as TARGETS
 from support.files import shapes_file
 

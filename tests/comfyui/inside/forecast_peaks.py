@@ -16,7 +16,7 @@ import comfy.sd
 import psutil
 import torch
 from managed_models.manager import AdvancedModelManager
-from managed_models.manager.checking import CheckOptions
+from managed_models.manager.check_options import CheckOptions
 from managed_models.manager.comfy_host import ComfyHost
 from managed_models.manager.demo.layouts import Layout
 from managed_models.manager.formats.writer import SafetensorsWriter, TensorSpec, planned_file_size

@@ -28,6 +28,8 @@ def start_comfyui(path: str, base: str) -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    import utils.extra_config  # noqa: F401  as main.py does: later that name may be comfy's utils.py
+
     logging.disable(logging.CRITICAL)
     import execution
     import server
