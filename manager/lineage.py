@@ -51,7 +51,7 @@ def result_metadata(
     Args:
         sha256: of the source.
         checksums: CRC-32 of each tensor, in file order.
-        errors: relative L2 error of each changed linear layer, in file order.
+        errors: relative L2 error of each changed linear layer, in the order of the source.
         total: the same of everything that changed, taken together.
     """
     return {
@@ -116,7 +116,7 @@ def made_with(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def recorded_errors(metadata: Mapping[str, str]) -> list[float]:
-    """Return the relative L2 errors that a file of ours carries, in file order; empty for any other."""
+    """Return the relative L2 errors that a file of ours carries, in its source's order; else empty."""
     try:
         return [float(number) for number in metadata.get(_ERRORS, "").split(",") if number]
     except ValueError:

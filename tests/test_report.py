@@ -90,6 +90,7 @@ def quantize_details(**facts: Any) -> dict[str, Any]:
         "policy_rule": "wan",
         "stored_as": "bf16",
         "requantized_layers": 0,
+        "sampled_layers": 0,
         "source_bytes": 28 * GB,
         "output_bytes": 14 * GB,
         "linear_layers": 406,
@@ -404,6 +405,15 @@ def test_the_words_of_a_size_budget() -> None:
     ]
     exact = render_quantize(quantize_details(budget=budget | {"exact": True}))
     assert "as int8, nvfp4; no other choice changes less" in exact
+
+
+def test_errors_that_a_part_of_the_rows_tells_are_said_to_be_so() -> None:
+    errors = {"blocks.0.ffn.0": 0.02}
+    exact = render_quantize(quantize_details(layer_errors=errors))
+    sampled = render_quantize(quantize_details(layer_errors=errors, sampled_layers=1))
+    added = "\n    (of 1 layer with 4 million weights or more, measured on a quarter of the rows)"
+    assert added in sampled
+    assert sampled.replace(added, "") == exact
 
 
 def test_a_second_rounding_is_told() -> None:

@@ -26,6 +26,8 @@ from .temporary import temporary_path
 
 _COPY_BYTES = 8 << 20
 _ALIGNMENT = 64
+# What disks and file systems read and write at once.
+PAGE = 4096
 
 
 class TensorSpec(NamedTuple):
@@ -51,8 +53,11 @@ def planned_file_size(specs: Iterable[TensorSpec]) -> int:
 class FileLayout:
     """Where the header and every tensor of a file lie, known before a byte is written.
 
+    Tensors of whole pages come first, each at the start of a page, so that no two of them share one
+    and they can be written past the system's cache; all others follow. The header lists them as given.
+
     Args:
-        tensors: every tensor, in the order in which they lie in the file.
+        tensors: every tensor, in the order in which the header lists them.
         metadata: known now; more may come as long as it fits into ``spare`` bytes.
 
     Attributes:
@@ -65,25 +70,24 @@ class FileLayout:
         self, tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None, spare: int = 0
     ) -> None:
         self._entries: dict[str, object] = {}
+        places: dict[str, tuple[int, int]] = {}
+        paged = [spec for spec in tensors if spec.nbytes and spec.nbytes % PAGE == 0]
+        others = [spec for spec in tensors if not spec.nbytes or spec.nbytes % PAGE]
         position = 0
-        for spec in tensors:
-            if spec.name in self._entries:
+        for spec in (*paged, *others):
+            if spec.name in places:
                 raise ValueError(f"tensor {spec.name!r} is given twice")
-            end = position + spec.nbytes
-            self._entries[spec.name] = {
-                "dtype": spec.dtype,
-                "shape": list(spec.shape),
-                "data_offsets": [position, end],
-            }
-            position = end
-        needed = len(self._header_json(metadata or {})) + spare
-        self.data_start = -(-(needed + 8) // _ALIGNMENT) * _ALIGNMENT
-        self.file_size = self.data_start + position
-        self.offsets: dict[str, tuple[int, int]] = {}
-        start = self.data_start
+            places[spec.name] = (position, position + spec.nbytes)
+            position += spec.nbytes
         for spec in tensors:
-            self.offsets[spec.name] = (start, start + spec.nbytes)
-            start += spec.nbytes
+            entry = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": list(places[spec.name])}
+            self._entries[spec.name] = entry
+        needed = len(self._header_json(metadata or {})) + spare
+        alignment = PAGE if paged else _ALIGNMENT
+        self.data_start = -(-(needed + 8) // alignment) * alignment
+        self.file_size = self.data_start + position
+        first = self.data_start
+        self.offsets = {name: (first + start, first + end) for name, (start, end) in places.items()}
 
     def header(self, metadata: Mapping[str, str]) -> bytes:
         """Return the file's first ``data_start`` bytes."""
@@ -108,7 +112,7 @@ class SafetensorsWriter:
 
     Args:
         path: the final name. The folder has to exist.
-        tensors: every tensor, in the order in which they lie in the file.
+        tensors: every tensor, in the order in which the header lists them.
         metadata: known now; :meth:`finish` adds more.
         spare: bytes of header to keep free for what :meth:`finish` adds.
 

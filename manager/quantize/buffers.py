@@ -6,10 +6,12 @@ is quicker than keeping it, since memory that a process has not touched before c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import BadInput
+from ..formats.writer import PAGE
 from ..units import GB, format_bytes
 from .policy import Action, TensorPlan
 
@@ -50,9 +52,18 @@ def blocks_of(plan: TensorPlan) -> list[Block]:
     if not plan.changes:
         return _cut(bytes_read(plan), COPY_BYTES)
     rows, columns = matrix_shape(plan)
+    step = BLOCK_ELEMENTS // max(1, columns)
     multiple = plan.row_multiple
-    step = max(multiple, BLOCK_ELEMENTS // max(1, columns) // multiple * multiple)
-    return _cut(rows, step)
+    pages = math.lcm(multiple, _rows_of_pages(plan, rows))
+    if pages <= step:
+        multiple = pages
+    return _cut(rows, max(multiple, step // multiple * multiple))
+
+
+def _rows_of_pages(plan: TensorPlan, rows: int) -> int:
+    """Return how many rows as they are written make whole pages."""
+    width = plan.outputs()[0].nbytes // max(1, rows)
+    return PAGE // math.gcd(width, PAGE)
 
 
 def bytes_read(plan: TensorPlan) -> int:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..formats.writer import TensorSpec
+from ..formats.writer import PAGE, TensorSpec
 from .buffers import Block, BufferPlan, blocks_of, matrix_shape
-from .direct import PAGE, Output
+from .direct import Output
 from .encoding import Encoder, make_encoder
 from .formats import TargetFormat
 from .hashing import SourceHash
@@ -25,6 +25,8 @@ from .stored import open_decoder
 
 Tick = Callable[[], None]
 NOT_FINITE = "it holds NaN or infinite weights"
+# Pieces of a block below this are not worth a write of their own.
+_SMALL_BYTES = 16 << 10
 
 
 class UnfitTensor(Exception):
@@ -96,7 +98,7 @@ class Worker:
         outputs = _Outputs(self, number, plan)
         if plan.action is Action.ADD:
             if not outputs.state.blocks:
-                outputs.write_block([plan.content], Error(0.0, 0.0), 0)
+                outputs.write_block([plan.content], Error(0.0, 0.0), 0, last=True)
         elif plan.action is Action.COPY:
             self._copy(plan, outputs)
         elif plan.changes:
@@ -104,14 +106,16 @@ class Worker:
         outputs.check_complete()
 
     def _copy(self, plan: TensorPlan, outputs: _Outputs) -> None:
-        for block in blocks_of(plan)[outputs.state.blocks :]:
+        blocks = blocks_of(plan)
+        for block in blocks[outputs.state.blocks :]:
             self.tick()
             dtype = DTYPES.get(plan.info.dtype, torch.uint8)
             view = self._buffer("block", block.rows, _in_page(outputs.position, dtype))
             self.reader.read(plan.info.start + block.start, memoryview(view.numpy()))  # type: ignore[arg-type]
             if plan.checked:
                 self._check(plan, magnitude(view.view(dtype)))
-            outputs.write_block([memoryview(view.numpy())], Error(0.0, 0.0), block.rows)  # type: ignore[arg-type]
+            piece = memoryview(view.numpy())  # type: ignore[arg-type]
+            outputs.write_block([piece], Error(0.0, 0.0), block.rows, block is blocks[-1])
 
     def _encode(self, plan: TensorPlan, outputs: _Outputs) -> None:
         assert plan.target is not None
@@ -139,7 +143,8 @@ class Worker:
                 self._check(plan, encoder.largest)
             sides = {f"{plan.layer}{suffix}": side for suffix, side in encoded.sides.items()}
             pieces = [encoded.weight, *(sides[spec.name] for spec in outputs.specs[1:])]
-            outputs.write_block([bytes_of(piece) for piece in pieces], encoded.error, source.nbytes(block))
+            count, last = source.nbytes(block), block is blocks[-1]
+            outputs.write_block([bytes_of(piece) for piece in pieces], encoded.error, count, last)
 
     def _out(self, spec: TensorSpec, block: Block, rows: int, position: int) -> torch.Tensor:
         """Return where the encoder puts its rows."""
@@ -203,24 +208,39 @@ class _Outputs:
         start, _ = self._worker.job.partial.layout.offsets[self.specs[0].name]
         return start + self.state.written[0]
 
-    def write_block(self, pieces: list[memoryview | bytes], error: Error, count: int) -> None:
+    def write_block(
+        self, pieces: list[memoryview | bytes], error: Error, count: int, last: bool = False
+    ) -> None:
         """Append a piece to each output; one that is complete already stays as it is.
+
+        Small pieces go to the journal until the last block, see there.
 
         Args:
             count: bytes of the source that these are.
+            last: whether no block follows.
         """
         partial, totals = self._worker.job.partial, self._worker.job.totals
         written, checksums = list(self.state.written), list(self.state.checksums)
+        pending = list(self.state.pending or [b""] * len(pieces))
+        added = [b""] * len(pieces)
         size = 0
         for i, (spec, piece) in enumerate(zip(self.specs, pieces, strict=True)):
             view = memoryview(piece)
-            if written[i] == spec.nbytes:
-                continue
             start, end = partial.layout.offsets[spec.name]
-            if start + written[i] + len(view) > end:
+            place = start + written[i]
+            if place + len(pending[i]) == end:
+                view = view[:0]
+            if place + len(pending[i]) + len(view) > end:
                 raise ValueError(f"tensor {spec.name!r} takes {spec.nbytes} bytes, and more were encoded")
-            partial.write(self._worker.output, start + written[i], view)
             checksums[i] = zlib.crc32(view, checksums[i])
+            if i and not last and len(view) < _SMALL_BYTES:
+                added[i] = bytes(view)
+                pending[i] += added[i]
+                continue
+            if pending[i]:
+                view = memoryview(pending[i] + bytes(view))
+                pending[i] = b""
+            partial.write(self._worker.output, place, view)
             written[i] += len(view)
             size += len(view)
         self.state = TensorState(
@@ -229,8 +249,9 @@ class _Outputs:
             tuple(checksums),
             self.state.noise + error.noise,
             self.state.signal + error.signal,
+            tuple(pending),
         )
-        partial.note(self._number, self.state, size)
+        partial.note(self._number, self.state, size, added)
         totals.add(count)
         self._worker.progress()
 

@@ -13,7 +13,7 @@ from ..formats.safetensors import Header
 from ..formats.writer import planned_file_size
 from ..lineage import made_with, recorded_errors, recorded_total, source_sha256
 from .choices import EVERYTHING
-from .formats import FORMATS, TargetFormat
+from .formats import FORMATS, TargetFormat, measured_one_of
 from .planner import Planned, Task
 from .policy import Action, TensorPlan, finished, plan_all
 from .size_budget import candidates, find_alternatives
@@ -60,6 +60,7 @@ def describe(task: Task, planned: Planned, output: Path | None, written: Header 
         "layer_formats": sorted({p.target.requires for p in changed if p.target and p.target.requires}),
         "layer_errors": errors,
         "worst": sorted(errors, key=lambda name: -errors[name])[:_WORST],
+        "sampled_layers": _sampled(changed, task.request.quality),
         "mean_error": _total(changed, errors),
         "total_error": recorded_total(written.metadata) if written else None,
         "made_with": made_with(written.metadata) if written else {},
@@ -67,6 +68,13 @@ def describe(task: Task, planned: Planned, output: Path | None, written: Header 
         "source_sha256": source_sha256(written.metadata) if written else None,
         "seconds": None,
     }
+
+
+def _sampled(changed: Sequence[TensorPlan], quality: str) -> int:
+    """Return of how many layers the error is measured on a part of the rows."""
+    if quality != "fast":
+        return 0
+    return sum(p.target is not None and measured_one_of(p.target.kind, p.elements) > 1 for p in changed)
 
 
 def sqnr(error: float) -> float | None:

@@ -10,13 +10,18 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 import numpy as np
 
-PAGE = 4096
+from ..formats.writer import PAGE
+
+# How much is reserved at once, and after how many seconds for that the rest is left.
+_RESERVE_BYTES = 256 << 20
+_RESERVE_SECONDS = 0.25
 # Below this the calls cost more than the cache.
 _LEAST = 256 << 10
 _STAGE_BYTES = 4 << 20
@@ -108,6 +113,32 @@ class Output:
         done = 0
         while done < len(data):
             done += self._file.write(data[done:])
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Make an empty file ``size`` bytes long, and take its room on the disk where that is quick.
+
+    Threads that write past the cache into reserved room need not wait for each other. Where the file
+    system cannot reserve, the C library writes into every page instead: then the rest stays a hole.
+
+    Raises:
+        OSError: the disk has no room.
+    """
+    allocate = getattr(os, "posix_fallocate", None)
+    done = 0
+    while allocate is not None and done < size:
+        step = min(_RESERVE_BYTES, size - done)
+        start = time.monotonic()
+        try:
+            allocate(file.fileno(), done, step)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            break
+        done += step
+        if time.monotonic() - start > _RESERVE_SECONDS:
+            break
+    file.truncate(size)
 
 
 def address_of(data: memoryview) -> int:

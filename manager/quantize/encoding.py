@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from .formats import TargetFormat
+from .formats import TargetFormat, measured_one_of
 from .kernels import (
     SMALLEST_SCALE,
     Encoded,
@@ -84,6 +84,7 @@ class TensorScale:
         self._target = target
         self._marker = marker_side(target)
         self._large = math.prod(shape) >= LEAST
+        self._every = measured_one_of(target.kind, math.prod(shape))
         self._table: CodeTable | None = None
 
     def look(self, rows: torch.Tensor) -> None:
@@ -95,9 +96,9 @@ class TensorScale:
         if self._large and has_table(rows.dtype, out.dtype):
             if self._table is None:
                 self._table = CodeTable(rows.dtype, out.dtype, float(scale), bound)
-            error = self._table.encode(rows, out, tick)
+            error = self._table.encode(rows, out, tick, self._every)
         else:
-            error = quantize_tensor(rows, out, float(scale), bound, tick)
+            error = quantize_tensor(rows, out, float(scale), bound, tick, self._every)
         return Encoded(out, {self._target.scale_suffix: scale, **self._marker}, error)
 
 
@@ -110,6 +111,7 @@ class RowScale:
         self.largest = 0.0
         self._target = target
         self._marker = marker_side(target)
+        self._every = measured_one_of(target.kind, math.prod(shape))
 
     def look(self, rows: torch.Tensor) -> None:
         self.largest = larger(self.largest, magnitude(rows))
@@ -121,7 +123,8 @@ class RowScale:
         else:
             self.largest = larger(self.largest, float(magnitudes.max()))
         scales = scales_for(magnitudes, self._target.largest)
-        error = quantize_rows(rows, out, scales, self._target.largest, tick)
+        # No weight is more than its row's largest, which has the largest code.
+        error = quantize_rows(rows, out, scales, math.inf, tick, self._every)
         return Encoded(out, {".weight_scale": scales, **self._marker}, error)
 
 

@@ -47,7 +47,7 @@ from .stored import open_decoder
 __all__ = ["NOT_FINITE", "EngineResult", "UnfitTensor", "find_unfit", "run"]
 
 # Changes when the same plan would give other bytes.
-ENGINE_VERSION = 2
+ENGINE_VERSION = 3
 
 
 @dataclass
@@ -268,14 +268,14 @@ def _result(plans: Sequence[TensorPlan], partial: PartialFile, sha256: str, tota
 
 
 def _checksums(plans: Sequence[TensorPlan], partial: PartialFile) -> dict[str, int]:
-    """Return the CRC-32 of every tensor of the output, in file order."""
+    """Return the CRC-32 of every tensor of the output, in the order in which they lie in it."""
     found: dict[str, int] = {}
     for number, plan in enumerate(plans):
         specs = plan.outputs()
         state = partial.states.get(number)
         numbers = state.checksums if state else (0,) * len(specs)  # nothing was written: it is empty
         found.update(zip((spec.name for spec in specs), numbers, strict=True))
-    return found
+    return {name: found[name] for name in partial.layout.offsets}
 
 
 class _Clock:

@@ -2,6 +2,8 @@
 
 A text file beside the unfinished one: a first line that says which run it is, then one line for each
 block of a tensor. Every line carries its own CRC-32, and reading stops at the first that is not whole.
+Small pieces of a block, such as the scales of its rows, stand in the line itself: hundreds of small writes
+into a file that several threads write to make them wait for each other.
 What a process wrote survives its end, but not that of the machine: after a restart only what lies
 before the last "synced" line counts, since everything before it was flushed to the disk.
 """
@@ -12,13 +14,13 @@ import json
 import os
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import psutil
 
-VERSION = 1
+VERSION = 2
 _SYNCED = "synced"
 _HASHED = "sha256"
 
@@ -31,6 +33,7 @@ class TensorState(NamedTuple):
         written: bytes of each of its outputs.
         checksums: CRC-32 of those bytes.
         noise, signal: sums of squares of those blocks, see ``kernels.Error``.
+        pending: what comes after the written bytes of each output, and is in the journal only.
     """
 
     blocks: int = 0
@@ -38,6 +41,7 @@ class TensorState(NamedTuple):
     checksums: tuple[int, ...] = ()
     noise: float = 0.0
     signal: float = 0.0
+    pending: tuple[bytes, ...] = ()
 
 
 class Found(NamedTuple):
@@ -80,9 +84,14 @@ class Journal:
         self._file = open(self.path, "wb", buffering=0)  # type: ignore[assignment]  # noqa: SIM115
         self._append({"version": VERSION, "run": self._run, "pid": os.getpid(), "boot": _boot()})
 
-    def note(self, tensor: int, state: TensorState) -> None:
-        """Say that ``state`` is written (it need not be on the disk yet)."""
-        self._append([tensor, *state])
+    def note(self, tensor: int, state: TensorState, added: Sequence[bytes] = ()) -> None:
+        """Say that ``state`` is written (it need not be on the disk yet).
+
+        Args:
+            added: what is new among the pending bytes of each output.
+        """
+        *facts, _ = state
+        self._append([tensor, *facts, [piece.hex() for piece in added]])
 
     def note_hash(self, digest: str) -> None:
         """Say what the SHA-256 of the source is."""
@@ -154,9 +163,22 @@ def _read(path: Path, run: str) -> tuple[int, Found] | None:
         if entry[0] == _HASHED:
             sha256 = entry[1]
         elif entry[0] != _SYNCED:
-            number, blocks, written, checksums, noise, signal = entry
-            states[number] = TensorState(blocks, tuple(written), tuple(checksums), noise, signal)
+            number, blocks, written, checksums, noise, signal, added = entry
+            pending = _pending(states.get(number), written, added)
+            states[number] = TensorState(blocks, tuple(written), tuple(checksums), noise, signal, pending)
     return count, Found(states, sha256, ends[count - 1])
+
+
+def _pending(before: TensorState | None, written: list[int], added: list[str]) -> tuple[bytes, ...]:
+    """Return what is pending after a line: an output that was written to has nothing left."""
+    pieces = [bytes.fromhex(piece) for piece in added]
+    if before is None or not before.pending:
+        return tuple(pieces)
+    kept = [
+        old if count == last else b""
+        for old, count, last in zip(before.pending, written, before.written, strict=True)
+    ]
+    return tuple(old + new for old, new in zip(kept, pieces or [b""] * len(kept), strict=True))
 
 
 def _entry(line: bytes) -> Any:

@@ -48,6 +48,39 @@ class Error(NamedTuple):
         return Error(self.noise + other.noise, self.signal + other.signal)
 
 
+class Sample:
+    """Sums up the error of the first of every few chunks, and takes it up to all of them.
+
+    Args:
+        every: of how many chunks one is measured; 1 for all.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._seen = self._elements = self._measured = 0
+        self._error = Error(0.0, 0.0)
+
+    def takes(self, chunk: torch.Tensor) -> bool:
+        """Tell whether the next chunk is to be measured."""
+        self._seen += 1
+        self._elements += chunk.numel()
+        taken = (self._seen - 1) % self._every == 0
+        if taken:
+            self._measured += chunk.numel()
+        return taken
+
+    def add(self, error: Error) -> None:
+        """Take the error of a chunk that was to be measured."""
+        self._error = self._error.plus(error)
+
+    def total(self) -> Error:
+        """Return the error of all chunks, as far as it was measured."""
+        if self._measured == self._elements:
+            return self._error
+        factor = self._elements / self._measured
+        return Error(self._error.noise * factor, self._error.signal * factor)
+
+
 class Encoded(NamedTuple):
     """One block of rows as it is stored.
 
@@ -93,22 +126,32 @@ def magnitude(values: torch.Tensor) -> float:
 
 
 def quantize_tensor(
-    values: torch.Tensor, out: torch.Tensor, scale: float, largest: float, tick: Callable[[], None]
+    values: torch.Tensor,
+    out: torch.Tensor,
+    scale: float,
+    largest: float,
+    tick: Callable[[], None],
+    every: int = 1,
 ) -> Error:
     """Round ``values / scale`` into ``out``, an fp8 tensor of the same number of elements.
 
     Args:
         scale: one for the whole tensor; what is beyond ``largest * scale`` is cut off.
         tick: called before each chunk; may raise to stop.
+        every: of how many chunks one is measured.
     """
     source, target = _as_rows(values), _as_rows(out)
-    error = Error(0.0, 0.0)
+    measure = Sample(every)
     for place in _tiles(*source.shape):
         tick()
         piece, rounded = source[place], target[place]
         scaled = scratch("scaled", piece.shape).copy_(piece).mul_(1.0 / scale)
-        rounded.copy_(torch.clamp(scaled, -largest, largest, out=scratch("rounded", piece.shape)))
-        error = error.plus(error_of(decode_float8(rounded).sub_(scaled), scaled))
+        if measure.takes(piece):
+            rounded.copy_(torch.clamp(scaled, -largest, largest, out=scratch("rounded", piece.shape)))
+            measure.add(error_of(decode_float8(rounded).sub_(scaled), scaled))
+        else:
+            rounded.copy_(scaled.clamp_(-largest, largest))
+    error = measure.total()
     return Error(error.noise * scale * scale, error.signal * scale * scale)
 
 
@@ -211,19 +254,31 @@ def quantize_rows(
     scales: torch.Tensor,
     largest: float,
     tick: Callable[[], None],
+    every: int = 1,
 ) -> Error:
-    """Round each row of ``values / scales`` into ``out``, an int8 tensor of the same shape."""
-    error = Error(0.0, 0.0)
+    """Round each row of ``values / scales`` into ``out``, an int8 tensor of the same shape.
+
+    Args:
+        scales: float32 of shape ``[rows, 1]``.
+        largest: magnitude at which codes are cut off; infinite where no scaled weight is beyond the format.
+        tick: called before each chunk; may raise to stop.
+        every: of how many chunks one is measured.
+    """
+    inverse = 1.0 / scales
+    measure = Sample(every)
     for rows in row_chunks(*values.shape):
         tick()
-        scale = scales[rows]
         piece = values[rows]
-        scaled = scratch("scaled", piece.shape).copy_(piece).mul_(1.0 / scale)
-        rounded = torch.round(scaled, out=scratch("rounded", piece.shape)).clamp_(-largest, largest)
+        scaled = scratch("scaled", piece.shape).copy_(piece).mul_(inverse[rows])
+        measured = measure.takes(piece)
+        rounded = torch.round(scaled, out=scratch("rounded", piece.shape) if measured else scaled)
+        if largest < math.inf:
+            rounded.clamp_(-largest, largest)
         out[rows].copy_(rounded)
-        change = rounded.sub_(scaled)
-        error = error.plus(Error(_scaled_squares(change, scale), _scaled_squares(scaled, scale)))
-    return error
+        if measured:
+            change, scale = rounded.sub_(scaled), scales[rows]
+            measure.add(Error(_scaled_squares(change, scale), _scaled_squares(scaled, scale)))
+    return measure.total()
 
 
 def _scaled_squares(rows: torch.Tensor, scales: torch.Tensor) -> float:

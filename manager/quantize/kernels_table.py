@@ -7,17 +7,13 @@ error to five digits. Looking both up at once takes two thirds of the time of co
 
 from __future__ import annotations
 
-import threading
-
-import numpy as np
 import torch
 
-from .kernels import Error, Tick, decode_float8, row_chunks, sum_squares
+from .kernels import Error, Sample, Tick, decode_float8, row_chunks, scratch, sum_squares
 
 # A table is worth its making from so many weights on.
 LEAST = 1 << 20
 _CODE_BITS = 0xFF
-_scratch = threading.local()
 
 
 def has_table(source: torch.dtype, target: torch.dtype) -> bool:
@@ -42,29 +38,29 @@ class CodeTable:
         codes.copy_(scaled)
         change = decode_float8(codes).sub_(scaled).nan_to_num_(0.0, 0.0, 0.0)
         entries = change.view(torch.int32).bitwise_and_(~_CODE_BITS)
-        entries.bitwise_or_(codes.view(torch.uint8).to(torch.int32))
-        self._entries = entries.view(torch.float32).numpy()
+        self._codes = codes.view(torch.uint8)
+        self._entries = entries.bitwise_or_(self._codes).view(torch.float32).clone()
         self._scale = scale
 
-    def encode(self, rows: torch.Tensor, out: torch.Tensor, tick: Tick) -> Error:
-        """Put the codes of ``[n, columns]`` rows into ``out``, and return what that changed."""
-        noise = signal = 0.0
+    def encode(self, rows: torch.Tensor, out: torch.Tensor, tick: Tick, every: int = 1) -> Error:
+        """Put the codes of ``[n, columns]`` rows into ``out``, and return what that changed.
+
+        Args:
+            every: of how many chunks one is measured.
+        """
+        measure = Sample(every)
         for chunk in row_chunks(*rows.shape):
             tick()
             piece = rows[chunk]
-            found, weights = _buffers(piece.numel())
-            patterns = piece.reshape(-1).view(torch.int16).numpy().view(np.uint16)
-            np.take(self._entries, patterns, out=found.numpy(), mode="wrap")  # no index is out of range
+            patterns = scratch("patterns", (piece.numel(),), torch.int32)
+            patterns.copy_(piece.reshape(-1).view(torch.uint16))
             codes = out[chunk].reshape(-1).view(torch.uint8)
+            if not measure.takes(piece):
+                torch.index_select(self._codes, 0, patterns, out=codes)
+                continue
+            found = torch.index_select(self._entries, 0, patterns, out=scratch("found", patterns.shape))
             codes.copy_(found.view(torch.int32))  # the low byte of each
-            noise += sum_squares(found.view(piece.shape))
-            signal += sum_squares(weights.view(piece.shape).copy_(piece))
-        return Error(noise * self._scale * self._scale, signal)
-
-
-def _buffers(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return two float32 buffers of this thread, used again and again."""
-    held = getattr(_scratch, "buffers", None)
-    if held is None or len(held[0]) < count:
-        held = _scratch.buffers = (torch.empty(count), torch.empty(count))
-    return held[0][:count], held[1][:count]
+            noise = sum_squares(found.view(piece.shape)) * self._scale * self._scale
+            weights = scratch("weights", piece.shape).copy_(piece)
+            measure.add(Error(noise, sum_squares(weights)))
+        return measure.total()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from ..formats.writer import (
     publish,
 )
 from ..watch import Watch
-from .direct import Output
+from .direct import Output, reserve
 from .journal import Journal, TensorState, writer_of
 from .source import drop_cached
 
@@ -115,7 +115,7 @@ class PartialFile:
         self.temporary.unlink(missing_ok=True)
         with open(self.temporary, "xb") as file:
             try:
-                file.truncate(self.layout.file_size)
+                reserve(file, self.layout.file_size)
             except OSError as error:
                 raise disk_error(self.path, error) from error
         self._journal.start()
@@ -146,11 +146,15 @@ class PartialFile:
         except OSError as error:
             raise disk_error(self.path, error) from error
 
-    def note(self, tensor: int, state: TensorState, count: int) -> None:
-        """Say that ``count`` more bytes are written, and how far that tensor is now."""
+    def note(self, tensor: int, state: TensorState, count: int, added: Sequence[bytes] = ()) -> None:
+        """Say that ``count`` more bytes are written, and how far that tensor is now.
+
+        Args:
+            added: what is new among the state's pending bytes.
+        """
         self.states[tensor] = state
         try:
-            self._journal.note(tensor, state)
+            self._journal.note(tensor, state, added)
         except OSError as error:
             raise disk_error(self.path, error) from error
         self._unsynced += count

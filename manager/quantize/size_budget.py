@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import BudgetTooSmall
 from ..formats.safetensors import Header
-from ..formats.writer import TensorSpec
+from ..formats.writer import PAGE, TensorSpec
 from ..identify import ModelIdentity
 from ..units import GB, format_bytes
 from .budget import Budget, Choice
@@ -71,7 +71,7 @@ def find_alternatives(
     casts = plan_all(header, identity, FORMATS[_CAST_TO], scope)
     found: list[tuple[TensorPlan, ...]] = []
     for i, cast in enumerate(casts):
-        stay = _stay([plans[i] for plans in planned])
+        stay = _stay([plans[i] for plans in planned] or [cast])  # an old ComfyUI knows no format
         choices = [stay]
         if not cast.elements:
             found.append((stay,))
@@ -129,7 +129,7 @@ def choose(
         BudgetTooSmall: no choice is that small.
     """
     fixed = sum(_cost(plans[0], alternatives) for plans in alternatives.plans if len(plans) == 1)
-    fixed += len(json.dumps(dict(metadata), ensure_ascii=False).encode()) + spare + 256
+    fixed += len(json.dumps(dict(metadata), ensure_ascii=False).encode()) + spare + 256 + PAGE
     layers = [
         [Choice(_cost(plan, alternatives), noise) for plan, noise in zip(plans, values, strict=True)]
         for plans, values in zip(alternatives.open, noises, strict=True)

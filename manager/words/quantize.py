@@ -110,7 +110,12 @@ def _error_lines(details: Mapping[str, Any]) -> list[str]:
     worst, error = max(errors.items(), key=lambda item: item[1])
     mean, total = details["mean_error"], details["total_error"]
     whole = "" if total is None else f"; by {total:.2%} taken together{_decibels(total)}"
-    return [f"Weights changed by {mean:.2%} on average, at most by {error:.2%} ({worst}){whole}; relative L2"]
+    words = f"Weights changed by {mean:.2%} on average, at most by {error:.2%} ({worst}){whole}; relative L2"
+    if not details["sampled_layers"]:
+        return [words]
+    layers = _layers(details["sampled_layers"])
+    sampled = f"(of {layers} with 4 million weights or more, measured on a quarter of the rows)"
+    return [words, _INDENT + sampled]
 
 
 def _worst_lines(details: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from managed_models.manager.errors import FileError, ManagedModelsError, NotEnou
 from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.formats.temporary import TEMPORARY_SUFFIX, temporary_owner, temporary_path
 from managed_models.manager.formats.writer import (
-    TEMPORARY_SUFFIX,
+    FileLayout,
     SafetensorsWriter,
     TensorSpec,
     disk_error,
@@ -74,6 +74,32 @@ def test_tensors_lie_in_the_order_that_was_given(path: Path) -> None:
     header = read_header(path)
     assert list(header.tensors) == ["b", "a", "none"]
     assert path.read_bytes()[header.data_start :] == CONTENT["b"] + CONTENT["a"]
+
+
+def test_tensors_of_whole_pages_come_first_and_share_no_page(path: Path) -> None:
+    specs = [
+        TensorSpec("small", "F32", (3,)),
+        TensorSpec("page", "U8", (4096,)),
+        TensorSpec("none", "U8", (0,)),
+        TensorSpec("pages", "BF16", (64, 64)),
+        TensorSpec("more", "U8", (4097,)),
+    ]
+    content = {spec.name: bytes([65 + number]) * spec.nbytes for number, spec in enumerate(specs)}
+    with SafetensorsWriter(path, specs, {"format": "pt"}) as writer:
+        for name, data in content.items():
+            writer.write(name, data)
+        writer.finish({})
+    header = read_header(path)
+    assert list(header.tensors) == ["page", "pages", "small", "none", "more"]
+    assert list(FileLayout(specs).offsets) == list(header.tensors)  # the order that checksums go by
+    assert header.data_start % 4096 == 0
+    assert path.read_bytes()[header.data_start :] == b"".join(
+        content[name] for name in ("page", "pages", "small", "more")
+    )
+    with safe_open(path, framework="np") as library:
+        assert {name: library.get_tensor(name).tobytes() for name in ("small", "page", "more")} == {
+            name: content[name] for name in ("small", "page", "more")
+        }
 
 
 def test_a_file_without_tensors_and_metadata(path: Path) -> None:

@@ -58,11 +58,26 @@ def test_blocks_cover_every_row_once(some: list[TensorPlan]) -> None:
         assert sum(block.rows for block in blocks) == rows
         if one.changes:
             assert all(block.start % one.row_multiple == 0 for block in blocks)
+
             columns = matrix_shape(one)[1]
             most = max(BLOCK_ELEMENTS, one.row_multiple * columns)
             assert all(block.rows * columns <= most for block in blocks)
         else:
             assert all(block.rows <= COPY_BYTES for block in blocks)
+
+
+@pytest.mark.parametrize(("format", "shape"), [("int8", (5120, 5120)), ("fp8_e4m3fn_scaled", (500, 13824))])
+def test_blocks_of_common_widths_are_written_in_whole_pages(format: str, shape: tuple[int, int]) -> None:
+    one = plan(shape, Action.QUANTIZE, format)
+    blocks = blocks_of(one)
+    assert len(blocks) > 2
+    assert all(block.start * shape[1] % 4096 == 0 for block in blocks)
+    assert all(block.rows * shape[1] > BLOCK_ELEMENTS * 9 // 10 for block in blocks[:-1])
+
+
+def test_a_width_that_never_fills_pages_is_cut_all_the_same() -> None:
+    blocks = blocks_of(plan((300, 16385), Action.QUANTIZE, "int8"))
+    assert [block.rows for block in blocks] == [63, 63, 63, 63, 48]
 
 
 @settings(max_examples=60)

@@ -18,6 +18,7 @@ states = st.builds(
     checksums=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=3).map(tuple),
     noise=st.floats(0, 1e30),
     signal=st.floats(0, 1e30),
+    pending=st.just(()),
 )
 notes = st.lists(st.tuples(st.integers(0, 5), states), max_size=8)
 
@@ -46,6 +47,36 @@ def test_what_was_noted_is_found(tmp_path_factory: pytest.TempPathFactory, entri
     assert found is not None
     assert found.states == dict(entries)  # the last note of a tensor counts
     assert found.sha256 is None
+
+
+# What becomes of each new piece of two outputs: kept in the journal, or written with all before it.
+pieces = st.lists(st.tuples(*[st.tuples(st.binary(max_size=5), st.booleans())] * 2), min_size=1, max_size=6)
+
+
+@settings(deadline=None, max_examples=40)
+@given(pieces)
+def test_pending_pieces_are_found_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, blocks: list[tuple[tuple[bytes, bool], ...]]
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "j"
+    journal = Journal(path, "run")
+    journal.start()
+    written, pending = [0, 0], [b"", b""]
+    for number, block in enumerate(blocks, 1):
+        added = [b"", b""]
+        for output, (piece, keep) in enumerate(block):
+            if keep:
+                added[output] = piece
+                pending[output] += piece
+            elif pending[output] + piece:
+                written[output] += len(pending[output] + piece)
+                pending[output] = b""
+        state = TensorState(number, tuple(written), (0, 0), pending=tuple(pending))
+        journal.note(7, state, added)
+    journal.close()
+    found = resumed(path)
+    assert found is not None
+    assert found.states == {7: state}
 
 
 @settings(deadline=None, max_examples=40)

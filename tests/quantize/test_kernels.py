@@ -9,8 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from managed_models.manager.quantize.encoding import make_encoder
+from managed_models.manager.quantize.formats import FORMATS, SAMPLED_FROM
 from managed_models.manager.quantize.kernels import (
     CHUNK,
+    DTYPES,
+    Error,
+    Sample,
     cast,
     magnitude,
     quantize_rows,
@@ -215,6 +220,44 @@ def test_the_reported_error_is_the_true_one(
     codes, scale, error = kernel(values)
     exact = (codes.double() * scale - values.double()).norm() / values.double().norm()
     assert error == pytest.approx(float(exact), rel=1e-4)
+
+
+@pytest.mark.parametrize("format", ["fp8_e4m3fn_scaled", "fp8_e5m2_scaled", "int8"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_of_a_large_layer_a_quarter_of_the_rows_tells_the_error(format: str, dtype: torch.dtype) -> None:
+    """Whose rows differ as those of real layers do, and whose bytes do not depend on what is measured."""
+    rows, columns = 2048, SAMPLED_FROM // 2048
+    spread = torch.logspace(-2, 0, rows)[torch.randperm(rows, generator=torch.Generator().manual_seed(1))]
+    values = (weights(rows, columns) * spread.view(-1, 1)).to(dtype)
+    target = FORMATS[format]
+    results = []
+    for shape in ((rows, columns), (rows, columns - 1)):  # the second seems too small to be sampled
+        encoder = make_encoder(target, shape)
+        for _ in range(encoder.passes):
+            encoder.look(values)
+        out = torch.empty(rows, columns, dtype=DTYPES[target.dtype])
+        encoded = encoder.encode(values, out, lambda: None)
+        results.append((encoded.error, out.view(torch.uint8), encoded.sides[".weight_scale"]))
+    (sampled, codes, scales), (exact, all_codes, all_scales) = results
+    assert torch.equal(codes, all_codes)
+    assert torch.equal(scales, all_scales)
+    assert sampled != exact
+    errors = [math.sqrt(error.noise / error.signal) for error in (sampled, exact)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.03)
+    assert sampled.signal == pytest.approx(exact.signal, rel=0.1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 5))
+def test_a_sample_is_taken_up_to_the_whole(sizes: list[int], every: int) -> None:
+    sample = Sample(every)
+    taken = 0
+    for size in sizes:
+        if sample.takes(torch.empty(size)):
+            taken += 1
+            sample.add(Error(2.0 * size, 3.0 * size))
+    assert taken == math.ceil(len(sizes) / every)
+    assert tuple(sample.total()) == pytest.approx((2.0 * sum(sizes), 3.0 * sum(sizes)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

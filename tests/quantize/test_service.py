@@ -35,7 +35,9 @@ from managed_models.manager.errors import (
 )
 from managed_models.manager.files import file_sha256
 from managed_models.manager.formats.safetensors import read_header
+from managed_models.manager.formats.writer import FileLayout, TensorSpec
 from managed_models.manager.identify import ModelIdentity, identify
+from managed_models.manager.identify.reading import read_identity
 from managed_models.manager.integrity import verify_file
 from managed_models.manager.lineage import made_from
 from managed_models.manager.local_host import LocalHost
@@ -299,6 +301,7 @@ def test_the_details_are_json_and_true(wan: Path) -> None:
         },
         "policy_rule": "wan",
         "requantized_layers": 0,
+        "sampled_layers": 0,
         "resumed_bytes": 0,
         "stored_as": "bf16",
         "source_bytes": wan.stat().st_size,
@@ -851,3 +854,24 @@ def test_file_sha256_agrees_with_hashlib_and_tells_how_far_it_is(tmp_path: Path)
     assert file_sha256(path, Look()) == hashlib.sha256(path.read_bytes()).hexdigest()
     assert seen == sorted(seen)
     assert seen[-1] == (9 << 20, 9 << 20)
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"format": "int8"}, 10),
+        ({"format": "fp8_e4m3fn_scaled"}, 10),
+        ({"format": "int8", "quality": "best"}, 0),
+        ({"format": "mxfp8"}, 0),
+    ],
+)
+def test_a_plan_tells_of_how_many_layers_a_part_is_measured(
+    tmp_path: Path, options: dict[str, str], count: int
+) -> None:
+    specs = [TensorSpec(n, "BF16", shape) for n, shape in layouts.wan21_t2v(2048, 4096, 1).items()]
+    layout = FileLayout(specs, {"format": "pt"})
+    path = tmp_path / "wan.safetensors"
+    path.write_bytes(layout.header({"format": "pt"}))
+    os.truncate(path, layout.file_size)  # a hole: a plan needs the header alone
+    details = Quantizer(read_identity).plan(path, QuantizeRequest(**options))
+    assert (details["changed_layers"], details["sampled_layers"]) == (10, count)

@@ -272,6 +272,16 @@ def test_what_is_too_small_names_the_smallest_size(wan: Path, tmp_path: Path) ->
         make(wan, tmp_path / "smaller.safetensors", smallest - 32)
 
 
+def test_a_host_without_any_format_is_told_the_smallest_size(wan: Path, tmp_path: Path) -> None:
+    """ComfyUI 0.3.64 knows no quantized layer."""
+    old = Quantizer(lambda path: identify(read_header(path)), layer_formats=frozenset)
+    with pytest.raises(BudgetTooSmall):
+        old.quantize(wan, tmp_path / "x.safetensors", request_for(100_000))
+    with pytest.raises(NothingToQuantize, match="small enough"):
+        old.quantize(wan, tmp_path / "x.safetensors", request_for(wan.stat().st_size))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_small_enough_is_left_alone(wan: Path, tmp_path: Path) -> None:
     with pytest.raises(NothingToQuantize, match="small enough"):
         make(wan, tmp_path / "x.safetensors", wan.stat().st_size)

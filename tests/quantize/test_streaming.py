@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,12 +28,12 @@ from managed_models.manager.errors import (
 )
 from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.formats.temporary import unfinished_paths
-from managed_models.manager.formats.writer import SafetensorsWriter, TensorSpec
+from managed_models.manager.formats.writer import PAGE, SafetensorsWriter, TensorSpec
 from managed_models.manager.identify import identify
 from managed_models.manager.identify.reading import read_identity
 from managed_models.manager.integrity import verify_file
-from managed_models.manager.quantize import Quantizer, QuantizeRequest, buffers, engine, hashing
-from managed_models.manager.quantize.direct import PAGE, Output, address_of
+from managed_models.manager.quantize import Quantizer, QuantizeRequest, buffers, direct, engine, hashing
+from managed_models.manager.quantize.direct import Output, address_of
 from managed_models.manager.quantize.formats import FORMATS
 from managed_models.manager.quantize.place import check_room, remove_unfinished
 from managed_models.manager.quantize.policy import plan_tensors
@@ -229,13 +230,50 @@ def test_every_byte_goes_to_its_place(tmp_path: Path, direct: bool, offset: int,
 def test_a_file_system_that_cannot_write_directly_is_written_as_usual(
     wan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from managed_models.manager.quantize import direct
-
     run(wan, tmp_path / "one.safetensors")
     monkeypatch.setattr(direct, "_LEAST", 1)
     monkeypatch.setattr(direct, "PAGE", 1)  # no file system takes this: it answers EINVAL
     run(wan, tmp_path / "two.safetensors")
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no room")
+def test_the_room_of_an_output_is_taken_before_anything_is_written(tmp_path: Path) -> None:
+    size = (3 << 20) + 5
+    with open(tmp_path / "file", "xb") as file:
+        direct.reserve(file, size)
+    status = (tmp_path / "file").stat()
+    assert status.st_size == size
+    assert status.st_blocks * 512 >= size
+
+
+@pytest.mark.parametrize("how", ["it cannot", "it is slow"])
+def test_where_room_cannot_be_reserved_a_hole_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    asked = []
+
+    def allocate(descriptor: int, offset: int, size: int) -> None:
+        asked.append(size)
+        if how == "it cannot":
+            raise OSError(errno.EOPNOTSUPP, "not here")
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate, raising=False)
+    monkeypatch.setattr(direct, "_RESERVE_SECONDS", -1.0)
+    monkeypatch.setattr(direct, "_RESERVE_BYTES", 1000)
+    with open(tmp_path / "file", "xb") as file:
+        direct.reserve(file, 5000)
+    assert asked == [1000]
+    assert (tmp_path / "file").stat().st_size == 5000
+
+
+def test_a_full_disk_is_noticed_while_reserving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocate(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate, raising=False)
+    with open(tmp_path / "file", "xb") as file, pytest.raises(OSError, match="full"):
+        direct.reserve(file, 5000)
 
 
 # Models in parts
