@@ -21,12 +21,12 @@ BLOCK_ELEMENTS = 1 << 20
 COPY_BYTES = 4 << 20
 # Bytes that an encoder may take for itself per element of a block.
 SCRATCH_PER_ELEMENT = 40
+# Blocks of output that a worker has: one is written while the other is filled.
+OUT_BUFFERS = 2
 # What a run takes besides its workers: hashing, the journal, and memory that is not given back at once.
 FIXED_BYTES = 64 << 20
 AUTOMATIC_BYTES = GB
 MOST_WORKERS = 8
-# How many workers more than processors: so many wait for the disk.
-WAITING = 1
 # A worker for less than this is not worth a thread.
 BYTES_PER_WORKER = 64 << 20
 
@@ -101,7 +101,7 @@ def plan_buffers(plans: Sequence[TensorPlan], limit: int, most: int) -> BufferPl
         BadInput: ``limit`` is less than one worker needs.
     """
     block, out, scratch = _largest(_needs(plan) for plan in plans)
-    each = block + out + scratch
+    each = block + OUT_BUFFERS * out + scratch
     least = least_bytes(plans)
     if limit < least:
         raise BadInput(
@@ -118,7 +118,8 @@ def plan_buffers(plans: Sequence[TensorPlan], limit: int, most: int) -> BufferPl
 
 def least_bytes(plans: Sequence[TensorPlan]) -> int:
     """Return the least bound with which a plan can be carried out."""
-    return FIXED_BYTES + sum(_largest(_needs(plan) for plan in plans))
+    block, out, scratch = _largest(_needs(plan) for plan in plans)
+    return FIXED_BYTES + block + OUT_BUFFERS * out + scratch
 
 
 def automatic_limit(available: int) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import threading
 import zlib
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 
-from ..formats.writer import PAGE, TensorSpec
-from .buffers import Block, BufferPlan, blocks_of, matrix_shape
+from ..formats.writer import PAGE
+from .buffers import OUT_BUFFERS, Block, BufferPlan, blocks_of, matrix_shape
 from .direct import Output
 from .encoding import Encoder, make_encoder
 from .formats import TargetFormat
@@ -77,12 +79,16 @@ class Job:
 
 @dataclass
 class Worker:
-    """One thread's handles and buffers, used again for every tensor."""
+    """One thread's handles and buffers, used again for every tensor.
+
+    While it computes a block, its ``writer``, a thread of its own, writes the one before.
+    """
 
     job: Job
     reader: Reader
     output: Output
     tick: Tick
+    writer: ThreadPoolExecutor
     progress: Callable[[], None] = lambda: None
     _buffers: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -99,6 +105,7 @@ class Worker:
         if plan.action is Action.ADD:
             if not outputs.state.blocks:
                 outputs.write_block([plan.content], Error(0.0, 0.0), 0, last=True)
+                self.progress()
         elif plan.action is Action.COPY:
             self._copy(plan, outputs)
         elif plan.changes:
@@ -110,12 +117,13 @@ class Worker:
         for block in blocks[outputs.state.blocks :]:
             self.tick()
             dtype = DTYPES.get(plan.info.dtype, torch.uint8)
-            view = self._buffer("block", block.rows, _in_page(outputs.position, dtype))
+            view = self._buffer("block", block.rows, _in_page(outputs.start + block.start, dtype))
             self.reader.read(plan.info.start + block.start, memoryview(view.numpy()))  # type: ignore[arg-type]
             if plan.checked:
                 self._check(plan, magnitude(view.view(dtype)))
             piece = memoryview(view.numpy())  # type: ignore[arg-type]
             outputs.write_block([piece], Error(0.0, 0.0), block.rows, block is blocks[-1])
+            self.progress()
 
     def _encode(self, plan: TensorPlan, outputs: _Outputs) -> None:
         assert plan.target is not None
@@ -133,24 +141,30 @@ class Worker:
                 self._check(plan, encoder.largest)
         if encoder.passes:
             self.job.totals.add(reread=sum(source.nbytes(block) for block in blocks[:first]))
-        spec = outputs.specs[0]
-        for block in blocks[first:]:
+        width = outputs.specs[0].nbytes // max(1, rows)
+        writing: deque[Future[None]] = deque()
+        for turn, block in enumerate(blocks[first:]):
             self.tick()
-            encoded = encoder.encode(
-                source.read(block), self._out(spec, block, rows, outputs.position), self.tick
-            )
+            out = self._out(outputs, block, width, turn % OUT_BUFFERS)
+            encoded = encoder.encode(source.read(block), out, self.tick)
             if not encoder.passes:
                 self._check(plan, encoder.largest)
             sides = {f"{plan.layer}{suffix}": side for suffix, side in encoded.sides.items()}
-            pieces = [encoded.weight, *(sides[spec.name] for spec in outputs.specs[1:])]
+            pieces: list[memoryview | bytes] = [bytes_of(encoded.weight)]
+            pieces += [bytes(bytes_of(sides[spec.name])) for spec in outputs.specs[1:]]
             count, last = source.nbytes(block), block is blocks[-1]
-            outputs.write_block([bytes_of(piece) for piece in pieces], encoded.error, count, last)
+            writing.append(self.writer.submit(outputs.write_block, pieces, encoded.error, count, last))
+            if len(writing) == OUT_BUFFERS:
+                writing.popleft().result()
+            self.progress()
+        for block_written in writing:
+            block_written.result()
 
-    def _out(self, spec: TensorSpec, block: Block, rows: int, position: int) -> torch.Tensor:
-        """Return where the encoder puts its rows."""
-        width = spec.nbytes // max(1, rows)
-        dtype = DTYPES[spec.dtype]
-        out = self._buffer("out", block.rows * width, _in_page(position, dtype))
+    def _out(self, outputs: _Outputs, block: Block, width: int, number: int) -> torch.Tensor:
+        """Return where the encoder puts its rows of ``width`` bytes."""
+        dtype = DTYPES[outputs.specs[0].dtype]
+        position = outputs.start + block.start * width
+        out = self._buffer(f"out {number}", block.rows * width, _in_page(position, dtype))
         return out.view(dtype).view(block.rows, -1)
 
     def _check(self, plan: TensorPlan, largest: float) -> None:
@@ -159,12 +173,10 @@ class Worker:
 
     def _buffer(self, name: str, size: int, position: int = 0) -> torch.Tensor:
         """Return ``size`` bytes to use, that lie within a page as ``position`` does; they hold anything."""
-        planned = {
-            "block": self.job.buffers.block_bytes,
-            "out": self.job.buffers.out_bytes,
-        }
         if name not in self._buffers:
-            self._buffers[name] = torch.empty(max(planned[name], size) + PAGE, dtype=torch.uint8)
+            buffers = self.job.buffers
+            planned = buffers.block_bytes if name == "block" else buffers.out_bytes
+            self._buffers[name] = torch.empty(max(planned, size) + PAGE, dtype=torch.uint8)
         buffer = self._buffers[name]
         start = (position - buffer.data_ptr()) % PAGE
         return buffer[start : start + size]
@@ -203,10 +215,9 @@ class _Outputs:
         self.state = worker.job.partial.states.get(number) or TensorState(0, empty, empty)
 
     @property
-    def position(self) -> int:
-        """Where in the file the next block of the first output goes."""
-        start, _ = self._worker.job.partial.layout.offsets[self.specs[0].name]
-        return start + self.state.written[0]
+    def start(self) -> int:
+        """Where in the file the first output begins."""
+        return self._worker.job.partial.layout.offsets[self.specs[0].name][0]
 
     def write_block(
         self, pieces: list[memoryview | bytes], error: Error, count: int, last: bool = False
@@ -253,7 +264,6 @@ class _Outputs:
         )
         partial.note(self._number, self.state, size, added)
         totals.add(count)
-        self._worker.progress()
 
     def check_complete(self) -> None:
         """Raise ValueError when an encoder left out a part of a tensor."""

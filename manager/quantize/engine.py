@@ -14,6 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,6 @@ from ..watch import JobProgress, Watch, tell
 from ..workers import available_cores, work_together
 from .buffers import (
     BLOCK_ELEMENTS,
-    WAITING,
     automatic_limit,
     blocks_of,
     bytes_read,
@@ -119,7 +119,7 @@ def run(
     options = options or EngineOptions()
     free = psutil.virtual_memory().available
     limit = options.max_memory_bytes or max(automatic_limit(free), least_bytes(plans))
-    buffers = plan_buffers(plans, limit, options.workers or available_cores() + WAITING)
+    buffers = plan_buffers(plans, limit, options.workers or available_cores())
     specs = [spec for plan in plans for spec in plan.outputs()]
     layout = FileLayout(specs, metadata, result_metadata_room(len(specs), len(plans)))
     identity = run_identity(source, plans, metadata, options)
@@ -223,7 +223,8 @@ def _convert_all(job: Job, source: Source, plans: Sequence[TensorPlan], clock: _
     def work(tick: Callable[[], None]) -> None:
         reader = Reader(source)
         output = job.partial.open()
-        worker = Worker(job, reader, output, tick, show)
+        writer = ThreadPoolExecutor(1, "managed-models-write")
+        worker = Worker(job, reader, output, tick, writer, show)
         try:
             while True:
                 tick()
@@ -235,6 +236,7 @@ def _convert_all(job: Job, source: Source, plans: Sequence[TensorPlan], clock: _
                 worker.convert(number, plans[number])
                 job.hashing.end(plans[number].info)
         finally:
+            writer.shutdown()
             output.close()
             reader.close()
 
