@@ -64,12 +64,12 @@ class Wrong(Exception):
 
 def kill_after(seconds: float, code: str, *arguments: str) -> tuple[bool, list[str]]:
     """Run a process, and kill it ``seconds`` after it is ready; return whether it was, and what it said."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", code, *arguments]
+    # Unbuffered: what readline read ahead, communicate would not give back.
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0)
     assert child.stdout is not None
-    if child.stdout.readline() != "ready\n":
-        raise Wrong(child.communicate()[1])
+    if child.stdout.readline() != b"ready\n":
+        raise Wrong(child.communicate()[1].decode())
     killed = False
     try:
         said, errors = child.communicate(timeout=seconds)
@@ -78,8 +78,8 @@ def kill_after(seconds: float, code: str, *arguments: str) -> tuple[bool, list[s
         said, errors = child.communicate()
         killed = True
     if not killed and child.returncode:
-        raise Wrong(errors)
-    return killed, [line for line in said.split("\n") if line]
+        raise Wrong(errors.decode())
+    return killed, said.decode().split()
 
 
 def check(database: Path) -> int:
