@@ -222,7 +222,7 @@ def test_unload_waits_for_no_prompt_and_says_so(client: Client) -> None:
         **SURROUNDINGS["wan"],
         **sampler(["model", 0], "busy"),
     }
-    prompt["busy"]["inputs"]["steps"] = 60
+    prompt["busy"]["inputs"]["steps"] = 2000  # it is interrupted in the end
     prompt["latent"]["inputs"].update(width=256, height=256)
     prompt_id = client.queue(prompt)
     try:
