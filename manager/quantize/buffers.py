@@ -21,8 +21,8 @@ BLOCK_ELEMENTS = 1 << 20
 COPY_BYTES = 4 << 20
 # Bytes that an encoder may take for itself per element of a block.
 SCRATCH_PER_ELEMENT = 40
-# Blocks of output that a worker has: one is written while the other is filled.
-OUT_BUFFERS = 2
+# Blocks of output that a worker has: one is filled while the others are written.
+OUT_BUFFERS = 3
 # What a run takes besides its workers: hashing, the journal, and memory that is not given back at once.
 FIXED_BYTES = 64 << 20
 AUTOMATIC_BYTES = GB
@@ -131,7 +131,7 @@ def _needs(plan: TensorPlan) -> tuple[int, int, int]:
     """Return bytes of one block as read, as written, and for the encoder."""
     rows = max((block.rows for block in blocks_of(plan)), default=0)
     if not plan.changes:
-        return rows, 0, 0
+        return 0, rows, 0
     count, columns = matrix_shape(plan)
     written = sum(spec.nbytes for spec in plan.outputs())
     read = -(-plan.info.nbytes * rows // max(1, count))

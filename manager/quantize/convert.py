@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
-import threading
-import zlib
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 
 from ..formats.writer import PAGE
-from .buffers import OUT_BUFFERS, Block, BufferPlan, blocks_of, matrix_shape
+from .buffers import Block, BufferPlan, blocks_of, matrix_shape
 from .direct import Output
 from .encoding import Encoder, make_encoder
 from .formats import TargetFormat
 from .hashing import SourceHash
 from .journal import TensorState
 from .kernels import DTYPES, Error, magnitude
+from .outputs import Outputs, Totals, WriteBehind
 from .partial import PartialFile
 from .policy import Action, TensorPlan
 from .source import Reader
@@ -27,41 +24,10 @@ from .stored import open_decoder
 
 Tick = Callable[[], None]
 NOT_FINITE = "it holds NaN or infinite weights"
-# Pieces of a block below this are not worth a write of their own.
-_SMALL_BYTES = 16 << 10
 
 
 class UnfitTensor(Exception):
     """A planned tensor cannot be converted after all: find all of them, and plan again."""
-
-
-@dataclass
-class Totals:
-    """What all workers did so far, in bytes of the source.
-
-    Attributes:
-        computed: converted or copied.
-        resumed: what an earlier run had written.
-        reread: what was looked at once more, because its tensor was interrupted before.
-        layer: the tensor that was last begun.
-    """
-
-    total: int
-    computed: int = 0
-    resumed: int = 0
-    reread: int = 0
-    layer: str = ""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, computed: int = 0, reread: int = 0) -> None:
-        """Count more; several threads do."""
-        with self._lock:
-            self.computed += computed
-            self.reread += reread
-
-    @property
-    def done(self) -> int:
-        return self.computed + self.resumed
 
 
 @dataclass(frozen=True)
@@ -81,51 +47,64 @@ class Job:
 class Worker:
     """One thread's handles and buffers, used again for every tensor.
 
-    While it computes a block, its ``writer``, a thread of its own, writes the one before.
+    What it computes is written behind it: call :meth:`finish` after the last tensor.
     """
 
     job: Job
     reader: Reader
     output: Output
     tick: Tick
-    writer: ThreadPoolExecutor
+    behind: WriteBehind
     progress: Callable[[], None] = lambda: None
     _buffers: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def convert(self, number: int, plan: TensorPlan) -> None:
-        """Do what is planned for the tensor of that number.
+        """Do what is planned for the tensor of that number; the source is done with it then.
 
         Raises:
             UnfitTensor: it is not finite, or beyond the format.
             FileError: the source or the disk failed.
         """
-        totals = self.job.totals
-        totals.layer = plan.layer
-        outputs = _Outputs(self, number, plan)
+        self.job.totals.layer = plan.layer
+        outputs = Outputs(number, plan, self.job.partial, self.output, self.job.totals)
         if plan.action is Action.ADD:
             if not outputs.state.blocks:
-                outputs.write_block([plan.content], Error(0.0, 0.0), 0, last=True)
-                self.progress()
+                self.behind.free_slot()
+                self._write(outputs, [plan.content], Error(0.0, 0.0), 0, last=True)
         elif plan.action is Action.COPY:
             self._copy(plan, outputs)
         elif plan.changes:
             self._encode(plan, outputs)
-        outputs.check_complete()
 
-    def _copy(self, plan: TensorPlan, outputs: _Outputs) -> None:
+    def finish(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            FileError: the disk failed.
+        """
+        self.behind.finish()
+        self.progress()
+
+    def _write(
+        self, outputs: Outputs, pieces: list[memoryview | bytes], error: Error, count: int, last: bool
+    ) -> None:
+        self.behind.submit(lambda: outputs.write(pieces, error, count, last))
+        self.progress()
+
+    def _copy(self, plan: TensorPlan, outputs: Outputs) -> None:
         blocks = blocks_of(plan)
+        dtype = DTYPES.get(plan.info.dtype, torch.uint8)
         for block in blocks[outputs.state.blocks :]:
             self.tick()
-            dtype = DTYPES.get(plan.info.dtype, torch.uint8)
-            view = self._buffer("block", block.rows, _in_page(outputs.start + block.start, dtype))
-            self.reader.read(plan.info.start + block.start, memoryview(view.numpy()))  # type: ignore[arg-type]
+            slot = self.behind.free_slot()
+            view = self._buffer(f"out {slot}", block.rows, _in_page(outputs.start + block.start, dtype))
+            piece = memoryview(view.numpy())  # type: ignore[arg-type]
+            self.reader.read(plan.info.start + block.start, piece)
             if plan.checked:
                 self._check(plan, magnitude(view.view(dtype)))
-            piece = memoryview(view.numpy())  # type: ignore[arg-type]
-            outputs.write_block([piece], Error(0.0, 0.0), block.rows, block is blocks[-1])
-            self.progress()
+            self._write(outputs, [piece], Error(0.0, 0.0), block.rows, block is blocks[-1])
 
-    def _encode(self, plan: TensorPlan, outputs: _Outputs) -> None:
+    def _encode(self, plan: TensorPlan, outputs: Outputs) -> None:
         assert plan.target is not None
         blocks, first = blocks_of(plan), outputs.state.blocks
         if first == len(blocks):
@@ -142,29 +121,22 @@ class Worker:
         if encoder.passes:
             self.job.totals.add(reread=sum(source.nbytes(block) for block in blocks[:first]))
         width = outputs.specs[0].nbytes // max(1, rows)
-        writing: deque[Future[None]] = deque()
-        for turn, block in enumerate(blocks[first:]):
+        for block in blocks[first:]:
             self.tick()
-            out = self._out(outputs, block, width, turn % OUT_BUFFERS)
-            encoded = encoder.encode(source.read(block), out, self.tick)
+            slot = self.behind.free_slot()
+            encoded = encoder.encode(source.read(block), self._out(outputs, block, width, slot), self.tick)
             if not encoder.passes:
                 self._check(plan, encoder.largest)
             sides = {f"{plan.layer}{suffix}": side for suffix, side in encoded.sides.items()}
             pieces: list[memoryview | bytes] = [bytes_of(encoded.weight)]
             pieces += [bytes(bytes_of(sides[spec.name])) for spec in outputs.specs[1:]]
-            count, last = source.nbytes(block), block is blocks[-1]
-            writing.append(self.writer.submit(outputs.write_block, pieces, encoded.error, count, last))
-            if len(writing) == OUT_BUFFERS:
-                writing.popleft().result()
-            self.progress()
-        for block_written in writing:
-            block_written.result()
+            self._write(outputs, pieces, encoded.error, source.nbytes(block), block is blocks[-1])
 
-    def _out(self, outputs: _Outputs, block: Block, width: int, number: int) -> torch.Tensor:
+    def _out(self, outputs: Outputs, block: Block, width: int, slot: int) -> torch.Tensor:
         """Return where the encoder puts its rows of ``width`` bytes."""
         dtype = DTYPES[outputs.specs[0].dtype]
         position = outputs.start + block.start * width
-        out = self._buffer(f"out {number}", block.rows * width, _in_page(position, dtype))
+        out = self._buffer(f"out {slot}", block.rows * width, _in_page(position, dtype))
         return out.view(dtype).view(block.rows, -1)
 
     def _check(self, plan: TensorPlan, largest: float) -> None:
@@ -202,74 +174,6 @@ class _Rows:
         self._worker.reader.read(position, memoryview(view.numpy()))  # type: ignore[arg-type]
         values = view.view(DTYPES[self._plan.info.dtype]).view(block.rows, -1)
         return values if self._decode is None else self._decode(values, block.start)
-
-
-class _Outputs:
-    """The tensors that one tensor becomes, as far as they are written."""
-
-    def __init__(self, worker: Worker, number: int, plan: TensorPlan) -> None:
-        self._worker = worker
-        self._number = number
-        self.specs = plan.outputs()
-        empty = (0,) * len(self.specs)
-        self.state = worker.job.partial.states.get(number) or TensorState(0, empty, empty)
-
-    @property
-    def start(self) -> int:
-        """Where in the file the first output begins."""
-        return self._worker.job.partial.layout.offsets[self.specs[0].name][0]
-
-    def write_block(
-        self, pieces: list[memoryview | bytes], error: Error, count: int, last: bool = False
-    ) -> None:
-        """Append a piece to each output; one that is complete already stays as it is.
-
-        Small pieces go to the journal until the last block, see there.
-
-        Args:
-            count: bytes of the source that these are.
-            last: whether no block follows.
-        """
-        partial, totals = self._worker.job.partial, self._worker.job.totals
-        written, checksums = list(self.state.written), list(self.state.checksums)
-        pending = list(self.state.pending or [b""] * len(pieces))
-        added = [b""] * len(pieces)
-        size = 0
-        for i, (spec, piece) in enumerate(zip(self.specs, pieces, strict=True)):
-            view = memoryview(piece)
-            start, end = partial.layout.offsets[spec.name]
-            place = start + written[i]
-            if place + len(pending[i]) == end:
-                view = view[:0]
-            if place + len(pending[i]) + len(view) > end:
-                raise ValueError(f"tensor {spec.name!r} takes {spec.nbytes} bytes, and more were encoded")
-            checksums[i] = zlib.crc32(view, checksums[i])
-            if i and not last and len(view) < _SMALL_BYTES:
-                added[i] = bytes(view)
-                pending[i] += added[i]
-                continue
-            if pending[i]:
-                view = memoryview(pending[i] + bytes(view))
-                pending[i] = b""
-            partial.write(self._worker.output, place, view)
-            written[i] += len(view)
-            size += len(view)
-        self.state = TensorState(
-            self.state.blocks + 1,
-            tuple(written),
-            tuple(checksums),
-            self.state.noise + error.noise,
-            self.state.signal + error.signal,
-            tuple(pending),
-        )
-        partial.note(self._number, self.state, size, added)
-        totals.add(count)
-
-    def check_complete(self) -> None:
-        """Raise ValueError when an encoder left out a part of a tensor."""
-        for spec, count in zip(self.specs, self.state.written, strict=True):
-            if count != spec.nbytes:
-                raise ValueError(f"tensor {spec.name!r} takes {spec.nbytes} bytes, and {count} were encoded")
 
 
 def _in_page(position: int, dtype: torch.dtype) -> int:

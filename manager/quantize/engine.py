@@ -14,7 +14,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,17 +27,19 @@ from ..watch import JobProgress, Watch, tell
 from ..workers import available_cores, work_together
 from .buffers import (
     BLOCK_ELEMENTS,
+    OUT_BUFFERS,
     automatic_limit,
     blocks_of,
     bytes_read,
     least_bytes,
     plan_buffers,
 )
-from .convert import NOT_FINITE, Job, Totals, UnfitTensor, Worker, layer_errors, unfit_reason
+from .convert import NOT_FINITE, Job, UnfitTensor, Worker, layer_errors, unfit_reason
 from .encoding import Encoder, make_encoder
 from .formats import TargetFormat
 from .hashing import SourceHash
 from .kernels import DTYPES, magnitude
+from .outputs import Totals, WriteBehind
 from .partial import PartialFile
 from .policy import TensorPlan
 from .source import Reader, Source
@@ -201,6 +202,7 @@ def run_identity(
     facts = [
         ENGINE_VERSION,
         BLOCK_ELEMENTS,
+        OUT_BUFFERS,
         source.digest,
         sorted(metadata.items()),
         options.quality,
@@ -223,20 +225,21 @@ def _convert_all(job: Job, source: Source, plans: Sequence[TensorPlan], clock: _
     def work(tick: Callable[[], None]) -> None:
         reader = Reader(source)
         output = job.partial.open()
-        writer = ThreadPoolExecutor(1, "managed-models-write")
-        worker = Worker(job, reader, output, tick, writer, show)
+        behind = WriteBehind(OUT_BUFFERS)
+        worker = Worker(job, reader, output, tick, behind, show)
         try:
             while True:
                 tick()
                 with turn:
                     number = next(numbers, None)
                     if number is None:
-                        return
+                        break
                     job.hashing.begin(plans[number].info)
                 worker.convert(number, plans[number])
                 job.hashing.end(plans[number].info)
+            worker.finish()
         finally:
-            writer.shutdown()
+            behind.close()
             output.close()
             reader.close()
 

@@ -191,7 +191,7 @@ def test_measuring_shows_progress_and_can_be_stopped(wan: Path) -> None:
                 raise Cancelled("Stopped.", "")
 
     with pytest.raises(Cancelled):
-        measure(read_source(wan), alternatives_of(wan).open, "fast", Look())
+        measure(read_source(wan), alternatives_of(wan).open, "fast", Look(), workers=1)
     assert 0 < seen[0][0] < seen[0][1]
 
 
