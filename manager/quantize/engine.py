@@ -202,7 +202,6 @@ def run_identity(
     facts = [
         ENGINE_VERSION,
         BLOCK_ELEMENTS,
-        OUT_BUFFERS,
         source.digest,
         sorted(metadata.items()),
         options.quality,

@@ -1,8 +1,8 @@
 """Weights of 16 bits with one scale: all 65,536 results are computed once, then looked up.
 
-The table is built with the arithmetic of ``kernels.quantize_tensor``, so the bytes are the same; an
-entry holds both the code and, in its upper 24 bits, what the rounding changed, which is enough for an
-error to five digits. Looking both up at once takes two thirds of the time of computing them.
+The tables are built with the arithmetic of ``kernels.quantize_tensor``, so the bytes are the same. One
+holds the codes. An entry of the other holds both the code and, in its upper 24 bits, what the rounding
+changed, which is enough for an error to five digits. Looking up takes two thirds of the time of computing.
 """
 
 from __future__ import annotations

@@ -58,6 +58,7 @@ class WriteBehind:
         self._thread = ThreadPoolExecutor(1, "managed-models-write")
         self._writing: list[Future[None] | None] = [None] * slots
         self._next = 0
+        self._failed = False
 
     def free_slot(self) -> int:
         """Wait until the next slot may be filled anew, and return its number.
@@ -69,8 +70,8 @@ class WriteBehind:
         return self._next
 
     def submit(self, write: Callable[[], None]) -> None:
-        """Have the block in the slot that was free last written."""
-        self._writing[self._next] = self._thread.submit(write)
+        """Have the block in the slot that was free last written, unless one before it failed."""
+        self._writing[self._next] = self._thread.submit(self._write, write)
         self._next = (self._next + 1) % len(self._writing)
 
     def finish(self) -> None:
@@ -81,6 +82,15 @@ class WriteBehind:
     def close(self) -> None:
         """Let a write that has begun come to its end; what waits is not written any more."""
         self._thread.shutdown(cancel_futures=True)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        if self._failed:  # it would land in the place of the one that is missing
+            return
+        try:
+            write()
+        except BaseException:
+            self._failed = True
+            raise
 
     def _wait(self, slot: int) -> None:
         writing, self._writing[slot] = self._writing[slot], None

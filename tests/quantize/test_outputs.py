@@ -38,6 +38,7 @@ def test_the_worker_goes_on_while_a_block_is_written() -> None:
 @pytest.mark.parametrize("later", ["the next block", "the end"])
 def test_what_went_wrong_comes_up_later(later: str) -> None:
     behind = WriteBehind(2)
+    written: list[int] = []
 
     def fail() -> None:
         raise OSError("full")
@@ -45,10 +46,11 @@ def test_what_went_wrong_comes_up_later(later: str) -> None:
     behind.free_slot()
     behind.submit(fail)
     assert behind.free_slot() == 1
-    behind.submit(lambda: None)
+    behind.submit(lambda: written.append(2))
     with pytest.raises(OSError, match="full"):
         behind.free_slot() if later == "the next block" else behind.finish()
     behind.close()
+    assert written == []  # it would have come in the place of the one that failed
 
 
 def test_after_an_error_what_waits_is_left() -> None:
