@@ -6,6 +6,7 @@ import logging
 import threading
 
 from ..errors import HostBusy
+from .model import Moment
 from .pool import ModelPool
 
 log = logging.getLogger("managed_models.pool")
@@ -25,6 +26,7 @@ class Keeper:
         self._pool = pool
         self._stop = threading.Event()
         self._asked = 0  # how often to empty the pool,
+        self._moment: Moment | None = None  # when last,
         self._emptied = 0  # and up to which time that was done
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -46,9 +48,13 @@ class Keeper:
             thread.join()
 
     def empty(self) -> None:
-        """Let go of every model as soon as nothing runs: somebody asked for all memory back."""
+        """Let go of every model as soon as nothing runs: somebody asked for all memory back.
+
+        Where nobody tells of a prompt's start, others may come first; what they load stays.
+        """
         with self._lock:
             self._asked += 1
+            self._moment = self._pool.moment()
         self._pool.wake()
 
     def prompt_started(self) -> None:
@@ -78,11 +84,12 @@ class Keeper:
 
     def _empty_pool(self) -> bool:
         """Empty the pool if somebody asked for it; False when it has to be done later."""
-        asked = self._asked
+        with self._lock:
+            asked, moment = self._asked, self._moment
         if asked == self._emptied:
             return True
         try:
-            self._pool.empty()
+            self._pool.empty(moment)
         except HostBusy:
             return False
         with self._lock:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..files import FileIdentity
 from ..host import AS_STORED, LoadRequest
 from ..model import ModelType
+
+
+class Moment(NamedTuple):
+    """When something was asked for: the pool's seconds, and the prompt that ran then, if any."""
+
+    seconds: float
+    prompt: str | None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..errors import HostBusy
 from ..files import is_unchanged
 from ..host import Host, LoadedParts, LoadRequest, ResidentModel
 from ..units import format_bytes
-from .model import PooledModel, PoolKey
+from .model import Moment, PooledModel, PoolKey
 from .policy import Entry, Plan, Snapshot, default_ram_budget, plan_residency, seconds_to_next_expiry
 
 log = logging.getLogger("managed_models.pool")
@@ -35,6 +35,7 @@ class _Entry:
     base: LoadedParts
     keep_alive: float
     last_used: float
+    handed_out: Moment
     handles: list[tuple[weakref.ref[object], float]] = field(default_factory=list)
     prompt: str | None = None
     pinned: bool = False
@@ -42,6 +43,12 @@ class _Entry:
     def living(self) -> list[tuple[weakref.ref[object], float]]:
         self.handles = [(ref, keep) for ref, keep in self.handles if ref() is not None]
         return self.handles
+
+    def is_for_later_than(self, asked: Moment) -> bool:
+        """Tell whether it was handed out again since, to another prompt than ran then."""
+        return self.handed_out.seconds > asked.seconds and (
+            self.handed_out.prompt is None or self.handed_out.prompt != asked.prompt
+        )
 
     def effective_keep_alive(self) -> float:
         """The longest that anyone who has the model asked for, else what was asked for last."""
@@ -149,6 +156,7 @@ class ModelPool:
         shared: LoadedParts | None,
     ) -> LoadedParts:
         title = " + ".join(path.stem for path in key.paths)
+        now = self.moment()
         with self._lock:
             entry = _Entry(
                 key,
@@ -157,7 +165,8 @@ class ModelPool:
                 loader,
                 base,
                 self._keep_alive,
-                self._clock(),
+                now.seconds,
+                now,
                 pinned=bool(self._pinned_paths.intersection(key.paths)),
             )
             self._entries[key] = entry
@@ -171,11 +180,16 @@ class ModelPool:
             *entry.living(),
             *((weakref.ref(part), seconds) for part in self._host.handles(handle)),
         ]
-        running = self._host.running()
-        entry.prompt = running.id if running else None
-        entry.last_used = self._clock()
+        entry.handed_out = self.moment()
+        entry.prompt = entry.handed_out.prompt
+        entry.last_used = entry.handed_out.seconds
         self._changed.set()
         return handle
+
+    def moment(self) -> Moment:
+        """Return the time by the pool's clock, and the prompt that runs."""
+        running = self._host.running()
+        return Moment(self._clock(), running.id if running else None)
 
     @contextmanager
     def _single_flight(self, key: PoolKey) -> Iterator[None]:
@@ -356,16 +370,25 @@ class ModelPool:
         """Let go of every model, pinned ones too: somebody asked for all memory back."""
         return self.release([model.key for model in self.models()])
 
-    def empty(self) -> None:
+    def empty(self, asked: Moment | None = None) -> None:
         """Let go of every model, and have the host unload those that others keep.
 
         In this order nothing is unloaded that nobody has any more, which may copy all its weights.
 
+        Args:
+            asked: when somebody asked for it; a later prompt keeps what it was given since.
+
         Raises:
             HostBusy: a prompt is running elsewhere, or the host still clears up after one.
         """
-        self.release_all()
-        self._host.unload_all()
+        with self._lock:
+            entries = list(self._entries.values())
+        going = [entry.id for entry in entries if asked is None or not entry.is_for_later_than(asked)]
+        kept = len(entries) - len(going)
+        del entries
+        self.release(going)
+        if not kept:
+            self._host.unload_all()
 
     def forget_replaced(self, key: PoolKey) -> None:
         """Let go of models of the same files as they were before they changed on the disk."""

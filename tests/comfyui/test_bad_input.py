@@ -135,7 +135,7 @@ def test_a_quantized_file_is_not_quantized_again(client: Client) -> None:
         ({"format": "nvfp4", "layout": "scaled_fp8"}, "older form of fp8"),
         ({"keep_patterns": "*"}, "keeps every layer"),
         ({"keep_patterns": "blocks"}, "would change"),
-        ({"max_memory_gb": 0.0001}, "max_memory_gb allows"),
+        ({"max_memory_gb": 0.0001, "output_name": "not_made_before"}, "max_memory_gb allows"),
     ],
 )
 def test_what_does_not_go_together_is_explained(client: Client, inputs: dict[str, Any], words: str) -> None:

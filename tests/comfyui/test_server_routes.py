@@ -20,7 +20,7 @@ pytestmark = pytest.mark.comfyui
 
 ROOT = Path(__file__).resolve().parents[2]
 WAN = "tiny_wan21_t2v_bf16.safetensors"
-FLUX = "tiny_flux_bf16.safetensors"
+SD15 = "tiny_sd15_checkpoint_bf16.safetensors"
 OWN = {"X-Managed-Models": "1"}
 WITH_WAN_BUT_MODEL = {**SURROUNDINGS["wan"], **sampler(["model", 0], "to_unload")}
 WITH_WAN = {"model": node("LoadManagedModel", model_name=WAN), **WITH_WAN_BUT_MODEL}
@@ -174,12 +174,12 @@ def test_a_pinned_model_outlives_its_time(client: Client) -> None:
     assert pinned.json()["in_memory"] is True
     client.run(
         {
-            "model": node("LoadManagedModel", model_name=FLUX, keep_alive="0"),
+            "model": node("LoadManagedModel", model_name=SD15, keep_alive="0"),
             "end": node("PreviewAny", source=["model", 3]),
         }
     )
     _let_go(client)
-    _until(lambda: Path(FLUX).stem not in {model["title"] for model in _loaded(client)})
+    _until(lambda: Path(SD15).stem not in {model["title"] for model in _loaded(client)})
     assert (_wan(client)["pinned"], _wan(client)["expires_in"]) == (True, None)
     client.post("/managed-models/pin", {"model": WAN, "pinned": False}, **OWN)
     _until(lambda: Path(WAN).stem not in {model["title"] for model in _loaded(client)})

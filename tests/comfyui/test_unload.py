@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import requests
+from comfyui.test_server_routes import OTHER, OWN
 from managed_models.manager.demo import layouts
 from managed_models.manager.demo.tiny import write_random_model
 from managed_models.manager.formats.safetensors import read_header
@@ -22,8 +23,7 @@ from support.comfyui import ComfyUIServer
 pytestmark = pytest.mark.comfyui
 
 WAN = "tiny_wan21_t2v_bf16.safetensors"
-FLUX = "tiny_flux_bf16.safetensors"
-OWN = {"X-Managed-Models": "1"}
+SD15 = "tiny_sd15_checkpoint_bf16.safetensors"
 ALL = {"all": True}
 LARGE = layouts.wan21_t2v(width=1536, ffn=6144, layers=4)
 
@@ -43,6 +43,7 @@ def quantized(comfy_server: ComfyUIServer) -> Iterator[Path]:
 @pytest.fixture
 def empty(client: Client) -> Iterator[None]:
     client.free()
+    client.run(OTHER)  # a worker that was clearing up hears of it only after a prompt
     yield
     client.free()
 
@@ -138,17 +139,30 @@ def test_everything_goes_after_the_prompt_that_runs(client: Client, empty: None)
     assert (seen["alive"], seen["loaded"]) == ([], [])
 
 
-def test_the_prompt_after_the_one_that_runs_keeps_its_models(client: Client, empty: None) -> None:
-    with slow_loads(client):
-        running = client.queue(sampled("wan", managed(WAN), "first"))
-        following = client.queue(sampled("flux", managed(FLUX), "second"))
+@pytest.mark.parametrize("share_stock_loaders", ["auto", "off"])  # off: nobody tells when a prompt starts
+def test_the_prompt_after_the_one_that_runs_keeps_its_models(
+    client: Client, empty: None, share_stock_loaders: str
+) -> None:
+    with setting(client, share_stock_loaders=share_stock_loaders), slow_loads(client):
+        running = client.queue(sampled("sd15", managed(SD15), "first"))
+        following = client.queue(sampled("wan", managed(WAN), "second"))
         wait_for(lambda: client.get("/queue").json()["queue_running"])
         unload(client, ALL)
         client.wait(running)
         client.wait(following)
     time.sleep(1.5)  # for a thread that would have tried again
     found = client.get("/managed-models/status").json()["memory"]["loaded"]
-    assert [(model["title"], model["pooled"]) for model in found] == [(Path(FLUX).stem, True)]
+    assert [(model["title"], model["pooled"]) for model in found] == [(Path(WAN).stem, True)]
+
+
+@contextmanager
+def setting(client: Client, **settings: str) -> Iterator[None]:
+    """Change settings that are ``auto`` otherwise."""
+    assert client.post("/managed-models/settings", settings, **OWN).status_code == 200
+    try:
+        yield
+    finally:
+        client.post("/managed-models/settings", dict.fromkeys(settings, "auto"), **OWN)
 
 
 @contextmanager

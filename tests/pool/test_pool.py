@@ -556,6 +556,30 @@ def test_the_next_prompt_finds_an_emptied_pool(machine: Machine, pool: ModelPool
     assert len(pool) == 1, "asked for once"
 
 
+def test_a_prompt_that_came_later_keeps_what_it_was_given(
+    machine: Machine, pool: ModelPool, paths: list[Path]
+) -> None:
+    """As where nobody tells of a prompt's start, and the first quiet moment is after the next one."""
+    keeper = Keeper(pool)
+    machine.prompt = RunningPrompt("first", None, None)
+    pool.get(request(paths[0]))
+    machine.now = 1
+    keeper.empty()
+    machine.now = 2
+    pool.get(request(paths[1]))  # the same prompt, which goes on loading
+    machine.now, machine.prompt = 3, RunningPrompt("second", None, None)
+    pool.get(request(paths[2]))
+    pool.prompt_ended("first")
+    machine.now, machine.prompt = 4, None
+    keeper.prompt_started()
+    assert [model.paths for model in pool.models()] == [(paths[2],)]
+    assert machine.left == [], "what the second uses is not unloaded"
+    machine.now = 5
+    keeper.empty()
+    keeper.prompt_started()
+    assert (len(pool), machine.left) == (0, [0])
+
+
 def test_the_keeper_outlives_a_failed_round(
     machine: Machine, paths: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
