@@ -127,7 +127,7 @@ def checkpoints_gradients_or_says_why_not(host: Host, models: Path) -> None:
     parts = host.load(LoadRequest(models / "diffusion_models" / WAN, ModelType.DIFFUSION))
     try:
         changed = host.checkpoint_gradients(parts.model, True)
-    except HostRequired:
+    except (HostRequired, NotAvailable):  # no host, or one before 0.33
         return
     assert changed > 0
     assert host.checkpoint_gradients(parts.model, True) == 0

@@ -13,7 +13,7 @@ import comfy.utils
 import torch
 
 from ..forecast.facts import Confidence, Footprint, Latent, VaeFootprint
-from ..forecast.table import footprint_of
+from ..forecast.table import footprint_of, usual_size
 from ..formats.safetensors import Header
 from ..host import AS_STORED
 from ..identify import identify
@@ -50,14 +50,13 @@ def footprint(header: Header, weight_dtype: str, source: str) -> Footprint | Non
         return footprint_of(identity, weight_dtype, mm.is_device_cpu(mm.get_torch_device()))
     with quiet():
         try:
-            return _footprint(meta_tensors(header), dict(header.metadata), weight_dtype, source)
+            return _footprint(header, weight_dtype, source)
         except _INCOMPLETE:
             return None
 
 
-def _footprint(
-    tensors: dict[str, torch.Tensor], metadata: dict[str, str], weight_dtype: str, source: str
-) -> Footprint | None:
+def _footprint(header: Header, weight_dtype: str, source: str) -> Footprint | None:
+    tensors, metadata = meta_tensors(header), dict(header.metadata)
     prefix = detection.unet_prefix_from_state_dict(tensors)
     if not any(name.startswith(prefix) for name in tensors):
         prefix = ""
@@ -74,30 +73,39 @@ def _footprint(
     model = config.get_model(tensors, prefix, device=_META)
     quantized = getattr(config, "quant_config", None) is not None
     if dynamic or quantized:  # else the weights are copied into what is there, which stays as it is
-        model.load_model_weights(dict(tensors), prefix, assign=dynamic)
-    one = _latent(config.latent_format)
+        options = {"assign": True} if dynamic else {}  # which 0.8 does not know
+        model.load_model_weights(dict(tensors), prefix, **options)
     return Footprint(
         weight_bytes=int(mm.module_size(model)),
         confidence=Confidence.EXACT,
         weight_dtype=dtype_name(dtype),
-        compute_dtype=dtype_name(model.get_dtype_inference()),
-        bytes_per_position=bytes_per_position(model, one, mm.is_device_cpu(device)),
-        latent=one,
+        compute_dtype=dtype_name(compute_dtype(model)),
+        bytes_per_position=bytes_per_position(model, config.latent_format, mm.is_device_cpu(device)),
+        latent=_latent(config.latent_format, header, source),
         mapped=dynamic or quantized,
         source=source,
     )
 
 
-def bytes_per_position(model: Any, latent: Latent, on_cpu: bool) -> float:
+def compute_dtype(model: Any) -> torch.dtype:
+    """Return what a model computes in, which it says itself but for older ComfyUIs (0.8)."""
+    ask = getattr(model, "get_dtype_inference", None)
+    return ask() if ask else model.manual_cast_dtype or model.get_dtype()  # type: ignore[no-any-return]
+
+
+def bytes_per_position(model: Any, latent: Any, on_cpu: bool) -> float:
     """Return the working memory per position of a latent, as ComfyUI estimates it.
+
+    Args:
+        latent: ComfyUI's format of it.
 
     On a CPU ComfyUI makes no use of its estimate, which is the one for slow attention there, although
     PyTorch's fused attention runs: the estimate for that is returned.
     """
     if on_cpu:
-        width = mm.dtype_size(model.get_dtype_inference())
+        width = mm.dtype_size(compute_dtype(model))
         return float(width * 0.01 * model.memory_usage_factor * 1024 * 1024)
-    return float(model.memory_required([1, latent.channels] + [1] * latent.dimensions))
+    return float(model.memory_required([1, latent.latent_channels] + [1] * latent.latent_dimensions))
 
 
 def _configured(
@@ -137,11 +145,14 @@ def _is_dynamic(device: torch.device) -> bool:
     return dynamic is not None and core is dynamic and not mm.is_device_cpu(device)
 
 
-def _latent(kind: Any) -> Latent:
+def _latent(kind: Any, header: Header, source: str) -> Latent | None:
+    if not hasattr(kind, "spacial_downscale_ratio"):  # 0.8 does not say; our table has the usual ones
+        usual = usual_size(identify(header, lambda header: detect(header, source)).architecture)
+        return usual.latent if usual else None
     return Latent(
         channels=int(kind.latent_channels),
         dimensions=int(kind.latent_dimensions),
-        spatial=int(getattr(kind, "spacial_downscale_ratio", 8)),
+        spatial=int(kind.spacial_downscale_ratio),
         temporal=int(getattr(kind, "temporal_downscale_ratio", 1)),
     )
 

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management as mm
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
@@ -97,7 +98,8 @@ def _inference(predicted: Footprint, patcher: Any) -> dict[str, Any]:
     latent = predicted.latent
     assert latent is not None
     shape = latent.shape(832, 480, 81, 2)
-    modelled = int(bytes_per_position(patcher.model, latent, False) * shape[0] * _product(shape[2:]))
+    per_position = bytes_per_position(patcher.model, patcher.model.latent_format, False)
+    modelled = int(per_position * shape[0] * _product(shape[2:]))
     return {
         "channels": [latent.channels, int(patcher.model.latent_format.latent_channels)],
         "inference": [modelled, int(patcher.model.memory_required(list(shape)))],
@@ -133,7 +135,7 @@ def _compare_vae(host: ComfyHost, path: Path) -> dict[str, Any]:
     alone = host.vae_footprint(read_header(path), None)
     return {
         "predicted": predicted.weight_bytes,
-        "real": int(vae.model_size()),
+        "real": int(mm.module_size(vae.first_stage_model)),
         "decode": [predicted.decode_bytes, int(vae.memory_used_decode(shape, vae.vae_dtype))],
         "tiled": predicted.tiled_bytes,
         "weights alone": alone is not None and alone.decode_bytes is None,
@@ -147,14 +149,14 @@ def _latents() -> dict[str, Any]:
         usual = USUAL.get(row.id)
         if usual is None:
             continue
-        kind = getattr(comfy.supported_models, row.comfy_class).latent_format
-        theirs = [
-            kind.latent_channels,
-            kind.latent_dimensions,
-            kind.spacial_downscale_ratio,
-            kind.temporal_downscale_ratio,
-        ]
-        found[row.id] = [list(usual.latent), theirs]
+        known = getattr(comfy.supported_models, row.comfy_class, None)
+        if known is None:  # an older ComfyUI
+            continue
+        kind = known.latent_format
+        theirs = [kind.latent_channels, kind.latent_dimensions]
+        if hasattr(kind, "spacial_downscale_ratio"):  # since 0.33
+            theirs += [kind.spacial_downscale_ratio, kind.temporal_downscale_ratio]
+        found[row.id] = [list(usual.latent)[: len(theirs)], theirs]
     return found
 
 
