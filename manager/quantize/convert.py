@@ -128,6 +128,7 @@ class Worker:
             if not encoder.passes:
                 self._check(plan, encoder.largest)
             sides = {f"{plan.layer}{suffix}": side for suffix, side in encoded.sides.items()}
+            # The weight lies in its slot until it is written; its sides the encoder may use again.
             pieces: list[memoryview | bytes] = [bytes_of(encoded.weight)]
             pieces += [bytes(bytes_of(sides[spec.name])) for spec in outputs.specs[1:]]
             self._write(outputs, pieces, encoded.error, source.nbytes(block), block is blocks[-1])

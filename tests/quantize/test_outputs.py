@@ -49,6 +49,7 @@ def test_what_went_wrong_comes_up_later(later: str) -> None:
     behind.submit(lambda: written.append(2))
     with pytest.raises(OSError, match="full"):
         behind.free_slot() if later == "the next block" else behind.finish()
+    behind.finish()
     behind.close()
     assert written == []  # it would have come in the place of the one that failed
 
