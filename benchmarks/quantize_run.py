@@ -151,7 +151,8 @@ def hash_source(source: Path) -> dict[str, Any]:
 def service_run(format: str, source: Path, target: Path, memory_gb: float) -> dict[str, Any]:
     """Quantize as the node and the command do: with hash, checks, and reading back."""
     from managed_models.manager.identify.reading import read_identity
-    from managed_models.manager.quantize import Quantizer, QuantizeRequest
+    from managed_models.manager.quantize.request import QuantizeRequest
+    from managed_models.manager.quantize.service import Quantizer
 
     start = time.perf_counter()
     request = QuantizeRequest(format=format, max_memory_gb=memory_gb)

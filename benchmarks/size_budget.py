@@ -26,8 +26,9 @@ from managed_models.manager.demo.tiny import encode  # noqa: E402
 from managed_models.manager.formats.safetensors import read_header  # noqa: E402
 from managed_models.manager.formats.writer import SafetensorsWriter, TensorSpec  # noqa: E402
 from managed_models.manager.identify import identify  # noqa: E402
-from managed_models.manager.quantize import Quantizer, QuantizeRequest  # noqa: E402
 from managed_models.manager.quantize import measure as measuring  # noqa: E402
+from managed_models.manager.quantize.request import QuantizeRequest  # noqa: E402
+from managed_models.manager.quantize.service import Quantizer  # noqa: E402
 from managed_models.manager.units import GB, format_bytes  # noqa: E402
 
 

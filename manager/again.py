@@ -16,8 +16,8 @@ from .library import Library
 from .registry import Registry
 
 if TYPE_CHECKING:
-    from .download import DownloadRequest, Downloads, DownloadState
-    from .download.model import Outcome
+    from .download.model import DownloadRequest, DownloadState, Outcome
+    from .download.service import Downloads
 
     Record = Callable[[DownloadRequest, Outcome], None]
 
@@ -72,7 +72,7 @@ class FetchAgain:
         return recorded
 
     def _request(self, file: ModelFile) -> DownloadRequest:
-        from .download import DownloadRequest  # with requests, which the start need not wait for
+        from .download.model import DownloadRequest  # with requests, which the start need not wait for
 
         url, sha256 = self._source(file)
         beside = file.path.with_name(f".{file.path.stem}{_MARK}{file.path.suffix}")

@@ -17,7 +17,8 @@ from .library import Library
 from .remote.address import shown
 
 if TYPE_CHECKING:
-    from .download import DownloadRequest, Downloads
+    from .download.model import DownloadRequest
+    from .download.service import Downloads
     from .needs.service import Needs
 
 log = logging.getLogger("managed_models.first_use")
@@ -99,7 +100,7 @@ class FirstUse:
 
     def _request(self, name: str, folders: Sequence[str] | None, version: str) -> DownloadRequest | None:
         """Return the download that would bring it, None when nobody knows one."""
-        from .download import DownloadRequest  # with requests, which the start need not wait for
+        from .download.model import DownloadRequest  # with requests, which the start need not wait for
 
         info = self._library.registered(name, version)
         if info is not None:

@@ -386,7 +386,7 @@ class AdvancedModelManager(Services):
         Raises:
             ManagedModelsError: see :meth:`Quantizer.quantize`.
         """
-        from .quantize import QuantizeRequest
+        from .quantize.request import QuantizeRequest
 
         source = self.library.find_path(name)
         request = QuantizeRequest(**options)

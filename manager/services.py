@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .check_options import CheckOptions
     from .checking import Checking
     from .compatibility import CompatibilityReport, ModelCompatibilityChecker
-    from .download import Downloads
+    from .download.service import Downloads
     from .duplicates import Duplicates
     from .first_use import FirstUse
     from .forecast.advisor import Forecaster
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .loading import Loader
     from .needs.service import Needs
     from .pairs import Pairing
-    from .quantize import Quantizer
+    from .quantize.service import Quantizer
     from .remote.check import AddressChecker
     from .scan.service import Scanner
     from .variants.service import Variants
@@ -216,7 +216,8 @@ class Services:
     @made_once
     def quantizer(self) -> Quantizer:
         """Makes smaller variants."""
-        from .quantize import Quantizer, Record
+        from .quantize.record import Record
+        from .quantize.service import Quantizer
 
         return Quantizer(
             self.library.identity,
@@ -237,8 +238,8 @@ class Services:
     @made_once
     def downloads(self) -> Downloads:
         """Gets files."""
-        from .download import Downloads
         from .download.arrival import Arrivals
+        from .download.service import Downloads
 
         return Downloads(
             self.host,

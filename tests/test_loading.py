@@ -42,7 +42,8 @@ from managed_models.manager.load_options import UnfilledOutput, text_encoder_req
 from managed_models.manager.loading import Loader
 from managed_models.manager.local_host import LocalHost
 from managed_models.manager.pool import ModelPool, PoolKey
-from managed_models.manager.quantize import Quantizer, QuantizeRequest
+from managed_models.manager.quantize.request import QuantizeRequest
+from managed_models.manager.quantize.service import Quantizer
 from managed_models.manager.registry import Registry
 from managed_models.manager.report import render_load
 from managed_models.manager.units import GB

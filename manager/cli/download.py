@@ -14,7 +14,7 @@ from .context import ComfyOption, JsonOption, ServerOption, app, open_manager
 from .output import progress_bar, reports_errors, show
 
 if TYPE_CHECKING:
-    from ..download import DownloadRequest
+    from ..download.model import DownloadRequest
     from ..manager import AdvancedModelManager
 
 _POLL_SECONDS = 0.5
@@ -79,8 +79,9 @@ def _request(
     allow_local: bool,
 ) -> DownloadRequest:
     """Return what was asked for, with the place where it goes."""
-    from ..download import DownloadRequest, target_path
+    from ..download.model import DownloadRequest
     from ..download.naming import name_at
+    from ..download.target import target_path
 
     def request(target: Path) -> DownloadRequest:
         return DownloadRequest(

@@ -67,7 +67,7 @@ def quantize(
 
     Ctrl-C leaves nothing behind; a run that was killed goes on when the same command is given again.
     """
-    from ..quantize import QuantizeRequest
+    from ..quantize.request import QuantizeRequest
     from ..report import render_quantize
 
     request = QuantizeRequest(

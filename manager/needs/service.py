@@ -23,7 +23,7 @@ from ..remote.reach import Reach
 from .decide import Decision, Facts, Here, Need, Registered, Status, decide, digest_of, to_dict
 
 if TYPE_CHECKING:
-    from ..download import DownloadRequest
+    from ..download.model import DownloadRequest
 
 _ASK_AT_ONCE = 4
 Judge = Callable[[ModelFile], CompatibilityReport]
@@ -146,7 +146,8 @@ class Needs:
             BadInput: there is no folder of that type.
         """
         # With requests, which the start need not wait for.
-        from ..download import DownloadRequest, target_path
+        from ..download.model import DownloadRequest
+        from ..download.target import target_path
 
         *below, last = entry.name.split("/")  # checked: no part of it leads anywhere else
         target = target_path(self._host, folder, last)

@@ -12,7 +12,7 @@ from typing import Any
 from ..formats.safetensors import Header
 from ..formats.writer import planned_file_size
 from ..lineage import made_with, recorded_errors, recorded_total, source_sha256
-from .choices import EVERYTHING
+from .choices import EVERYTHING, FAST
 from .formats import FORMATS, TargetFormat, measured_one_of
 from .planner import Planned, Task
 from .policy import Action, TensorPlan, finished, plan_all
@@ -72,7 +72,7 @@ def describe(task: Task, planned: Planned, output: Path | None, written: Header 
 
 def _sampled(changed: Sequence[TensorPlan], quality: str) -> int:
     """Return of how many layers the error is measured on a part of the rows."""
-    if quality != "fast":
+    if quality != FAST:
         return 0
     return sum(p.target is not None and measured_one_of(p.target.kind, p.elements) > 1 for p in changed)
 

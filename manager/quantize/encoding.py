@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from .choices import BEST
 from .formats import TargetFormat, measured_one_of
 from .kernels import (
     SMALLEST_SCALE,
@@ -70,7 +71,7 @@ def make_encoder(target: TargetFormat, shape: tuple[int, ...], quality: str = "f
         shape: of the source tensor; rows are its first dimension, the others lie flat.
         quality: ``fast`` or ``best``.
     """
-    maker = SEARCHERS.get(target.kind) if quality == "best" else None
+    maker = SEARCHERS.get(target.kind) if quality == BEST else None
     return (maker or ENCODERS[target.kind])(target, shape, quality)
 
 

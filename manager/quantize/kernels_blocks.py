@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from .choices import BEST
 from .formats import MXFP8_BLOCK, NVFP4_BLOCK, SCALE_COLUMNS, SCALE_ROWS, TargetFormat
 from .kernels import (
     Encoded,
@@ -87,7 +88,7 @@ class Nvfp4:
     def __init__(self, target: TargetFormat, shape: tuple[int, ...], quality: str) -> None:
         self.largest = 0.0
         self._marker = marker_side(target)
-        self._best = quality == "best"
+        self._best = quality == BEST
 
     def look(self, rows: torch.Tensor) -> None:
         self.largest = larger(self.largest, magnitude(rows))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from .choices import BEST
 from .formats import ROTATION, W4A8_BLOCK, TargetFormat
 from .kernels import (
     Encoded,
@@ -113,7 +114,7 @@ class RotatedRow:
     def __init__(self, target: TargetFormat, shape: tuple[int, ...], quality: str) -> None:
         self.largest = 0.0
         self._marker = marker_side(target)
-        self._parts = INT8_PARTS if quality == "best" else ()
+        self._parts = INT8_PARTS if quality == BEST else ()
 
     def look(self, rows: torch.Tensor) -> None:
         self.largest = larger(self.largest, magnitude(rows))
@@ -141,7 +142,7 @@ class RotatedInt4:
     def __init__(self, target: TargetFormat, shape: tuple[int, ...], quality: str) -> None:
         self.largest = 0.0
         self._marker = marker_side(target)
-        self._parts = INT4_PARTS if quality == "best" else ()
+        self._parts = INT4_PARTS if quality == BEST else ()
 
     def look(self, rows: torch.Tensor) -> None:
         self.largest = larger(self.largest, magnitude(rows))

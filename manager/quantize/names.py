@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import InvalidOutputName
 from ..formats.shards import INDEX_SUFFIX
 from ..units import GB
-from .choices import COMFY_QUANT, RECOMMENDED
+from .choices import COMFY_QUANT, FAST, RECOMMENDED
 
 SUFFIX = ".safetensors"
 _DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(1, 10))})
@@ -42,7 +42,7 @@ def derived_name(
         parts.append(f"{limit / GB:.3f}".rstrip("0").rstrip(".") + "gb")
     elif policy != RECOMMENDED:
         parts.append(policy)
-    if quality != "fast":
+    if quality != FAST:
         parts.append(quality)
     if layout != COMFY_QUANT:
         parts.append(layout)

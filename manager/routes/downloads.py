@@ -14,7 +14,8 @@ from ..route_guard import guard_read, guard_write
 from .answers import PREFIX, answer
 
 if TYPE_CHECKING:
-    from ..download import Downloads, DownloadState
+    from ..download.model import DownloadState
+    from ..download.service import Downloads
 
 
 class DownloadRoutes:
@@ -61,8 +62,9 @@ class DownloadRoutes:
         return {"downloads": states, "report": render_downloads(states)}
 
     def _start(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        from ..download import DownloadRequest, target_path
+        from ..download.model import DownloadRequest
         from ..download.naming import name_at
+        from ..download.target import target_path
 
         url, folder = _text(body, "url"), _text(body, "folder")
         name, sha256 = _text(body, "name", ""), _text(body, "sha256", "")

@@ -13,8 +13,9 @@ from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.identify import identify
 from managed_models.manager.identify.architectures import ARCHITECTURES
 from managed_models.manager.identify.quantization import read_layer_formats
-from managed_models.manager.quantize import Quantizer, QuantizeRequest
 from managed_models.manager.quantize.keep_rules import RULES
+from managed_models.manager.quantize.request import QuantizeRequest
+from managed_models.manager.quantize.service import Quantizer
 from managed_models.manager.quantize.stored import DECODED, PLAIN
 from managed_models.manager.units import GB
 from support.comfy_client import SURROUNDINGS, Client, node, relative_l2, reports, sampler

@@ -16,7 +16,8 @@ from managed_models.manager.demo import layouts
 from managed_models.manager.demo.tiny import write_random_model
 from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.identify import identify
-from managed_models.manager.quantize import Quantizer, QuantizeRequest
+from managed_models.manager.quantize.request import QuantizeRequest
+from managed_models.manager.quantize.service import Quantizer
 from support.comfy_client import SURROUNDINGS, Client, node, sampler
 from support.comfyui import ComfyUIServer
 

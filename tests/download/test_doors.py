@@ -108,7 +108,7 @@ def test_what_is_not_registered_or_has_no_address(manager: AdvancedModelManager,
 def test_nothing_is_registered_that_nobody_registered(
     manager: AdvancedModelManager, served: Served, models: Path
 ) -> None:
-    from managed_models.manager.download import DownloadRequest
+    from managed_models.manager.download.model import DownloadRequest
 
     manager.downloads.fetch(DownloadRequest(HF, models / "vae" / "a.safetensors"))
     assert manager.list_models() == []
@@ -117,7 +117,7 @@ def test_nothing_is_registered_that_nobody_registered(
 def test_hugging_faces_own_hash_is_held_against_the_file(
     manager: AdvancedModelManager, served: Served, models: Path
 ) -> None:
-    from managed_models.manager.download import DownloadRequest
+    from managed_models.manager.download.model import DownloadRequest
     from managed_models.manager.errors import HashMismatch
 
     def linked(handler: Handler) -> None:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from managed_models.manager.download import DownloadRequest, Downloads
-from managed_models.manager.download.model import Outcome
+from managed_models.manager.download.model import DownloadRequest, Outcome
 from managed_models.manager.download.partial import Partial
-from managed_models.manager.download.service import STALE_PARTIAL_SECONDS
+from managed_models.manager.download.service import STALE_PARTIAL_SECONDS, Downloads
 from managed_models.manager.errors import (
     AlreadyDownloading,
     BadInput,

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from managed_models.manager.download import target_path
-from managed_models.manager.download.target import checked_name
+from managed_models.manager.download.target import checked_name, target_path
 from managed_models.manager.errors import BadInput, FileError, InvalidOutputName
 from managed_models.manager.host import ModelFolder
 from managed_models.manager.local_host import LocalHost

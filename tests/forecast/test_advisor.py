@@ -21,7 +21,7 @@ from managed_models.manager.formats.safetensors import Header
 from managed_models.manager.host import DeviceUse, SystemSnapshot
 from managed_models.manager.identify.architectures import ARCHITECTURES
 from managed_models.manager.local_host import LocalHost
-from managed_models.manager.quantize import QuantizeRequest
+from managed_models.manager.quantize.request import QuantizeRequest
 from managed_models.manager.registry import PeakKey
 from managed_models.manager.report import render_check
 from managed_models.manager.units import GB, MB

@@ -15,8 +15,8 @@ from managed_models.manager.catalogue import Places
 from managed_models.manager.catalogue.entry import is_pickle, name_problem
 from managed_models.manager.demo import layouts
 from managed_models.manager.demo.tiny import write_random_model
-from managed_models.manager.download import DownloadRequest
 from managed_models.manager.download.content import SAFE_SUFFIXES
+from managed_models.manager.download.model import DownloadRequest
 from managed_models.manager.errors import BadInput, Cancelled, ModelMissing, ModelNotFound
 from managed_models.manager.files import FileIdentity, file_sha256
 from managed_models.manager.local_host import LocalHost

@@ -59,7 +59,6 @@ def test_blocks_cover_every_row_once(some: list[TensorPlan]) -> None:
         assert sum(block.rows for block in blocks) == rows
         if one.changes:
             assert all(block.start % one.row_multiple == 0 for block in blocks)
-
             columns = matrix_shape(one)[1]
             most = max(BLOCK_ELEMENTS, one.row_multiple * columns)
             assert all(block.rows * columns <= most for block in blocks)

@@ -18,7 +18,8 @@ from managed_models.manager.identify import identify
 from managed_models.manager.identify.quantization import read_layer_formats
 from managed_models.manager.integrity import verify_file
 from managed_models.manager.model import QuantizationType
-from managed_models.manager.quantize import Quantizer, QuantizeRequest
+from managed_models.manager.quantize.request import QuantizeRequest
+from managed_models.manager.quantize.service import Quantizer
 from managed_models.manager.quantize.source import Reader, read_source
 from managed_models.manager.quantize.stored import DECODED, open_decoder, read_stored_layers
 from managed_models.manager.report import render_quantize

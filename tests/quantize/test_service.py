@@ -41,10 +41,11 @@ from managed_models.manager.identify.reading import read_identity
 from managed_models.manager.integrity import verify_file
 from managed_models.manager.lineage import made_from
 from managed_models.manager.local_host import LocalHost
-from managed_models.manager.quantize import Quantizer, QuantizeRequest
 from managed_models.manager.quantize.formats import FORMATS
 from managed_models.manager.quantize.keep_rules import keep_rule
 from managed_models.manager.quantize.names import derived_name
+from managed_models.manager.quantize.request import QuantizeRequest
+from managed_models.manager.quantize.service import Quantizer
 from managed_models.manager.report import render_quantize
 from managed_models.manager.watch import Nobody
 from safetensors import safe_open

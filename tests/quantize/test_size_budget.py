@@ -23,12 +23,13 @@ from managed_models.manager.errors import (
 from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.identify import identify
 from managed_models.manager.integrity import verify_file
-from managed_models.manager.quantize import Quantizer, QuantizeRequest
 from managed_models.manager.quantize.choices import SIZE_BUDGET
 from managed_models.manager.quantize.formats import FORMATS
 from managed_models.manager.quantize.keep_rules import keep_rule
 from managed_models.manager.quantize.measure import measure
 from managed_models.manager.quantize.policy import Action, Scope
+from managed_models.manager.quantize.request import QuantizeRequest
+from managed_models.manager.quantize.service import Quantizer
 from managed_models.manager.quantize.size_budget import FITTED, candidates, find_alternatives
 from managed_models.manager.quantize.source import read_source
 from managed_models.manager.report import render_quantize

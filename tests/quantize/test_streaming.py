@@ -32,12 +32,14 @@ from managed_models.manager.formats.writer import PAGE, SafetensorsWriter, Tenso
 from managed_models.manager.identify import identify
 from managed_models.manager.identify.reading import read_identity
 from managed_models.manager.integrity import verify_file
-from managed_models.manager.quantize import Quantizer, QuantizeRequest, buffers, direct, engine, hashing
+from managed_models.manager.quantize import buffers, direct, engine, hashing
 from managed_models.manager.quantize.direct import Output, address_of
 from managed_models.manager.quantize.encoding import Encoded, make_encoder
 from managed_models.manager.quantize.formats import FORMATS
 from managed_models.manager.quantize.place import check_room, remove_unfinished
 from managed_models.manager.quantize.policy import plan_tensors
+from managed_models.manager.quantize.request import QuantizeRequest
+from managed_models.manager.quantize.service import Quantizer
 from managed_models.manager.quantize.source import Reader, read_source
 from managed_models.manager.watch import JobProgress, Nobody
 from safetensors.torch import load_file, save_file

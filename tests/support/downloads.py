@@ -10,9 +10,8 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-from managed_models.manager.download import DownloadRequest
 from managed_models.manager.download.limits import Limits
-from managed_models.manager.download.model import Outcome
+from managed_models.manager.download.model import DownloadRequest, Outcome
 from managed_models.manager.download.partial import Partial
 from managed_models.manager.download.transfer import Transfer
 from managed_models.manager.remote.reach import Reach

@@ -21,9 +21,10 @@ from managed_models.manager.host import LoadRequest
 from managed_models.manager.identify import identify
 from managed_models.manager.identify.architectures import ARCHITECTURES
 from managed_models.manager.model import ModelType
-from managed_models.manager.quantize import Quantizer, QuantizeRequest
 from managed_models.manager.quantize.choices import COMFY_QUANT, SCALED_FP8
 from managed_models.manager.quantize.formats import FORMATS as TARGETS
+from managed_models.manager.quantize.request import QuantizeRequest
+from managed_models.manager.quantize.service import Quantizer
 from support.files import shapes_file
 
 DTYPES = ("default", "as_stored", "fp8_e4m3fn", "bf16", "fp16", "fp32")

@@ -12,8 +12,9 @@ import torch
 from managed_models.manager.errors import BadInput
 from managed_models.manager.formats.safetensors import read_header
 from managed_models.manager.identify import identify
-from managed_models.manager.quantize import Quantizer, QuantizeRequest
 from managed_models.manager.quantize.formats import FORMATS
+from managed_models.manager.quantize.request import QuantizeRequest
+from managed_models.manager.quantize.service import Quantizer
 from managed_models.manager.quantize.source import Reader, read_source
 from managed_models.manager.quantize.stored import DECODED, open_decoder, read_stored_layers
 from safetensors.torch import load_file, save_file
